@@ -1,0 +1,9 @@
+//! Pixelgate: a conversion event ingestion gateway.
+//!
+//! A 2xx means that the event is fdatasync'ed here; Kafka receives each acknowledged request once.
+
+pub mod record;
+pub mod pixel;
+pub mod time;
+pub mod event;
+pub mod journal;
