@@ -2,8 +2,8 @@
 //!
 //! A 2xx means that the event is fdatasync'ed here; Kafka receives each acknowledged request once.
 
-pub mod record;
-pub mod pixel;
-pub mod time;
 pub mod event;
 pub mod journal;
+pub mod pixel;
+pub mod record;
+pub mod time;

@@ -1,0 +1,220 @@
+//! The worker's side: records are encoded into a worker-local buffer, handed over once per tick, and waited for.
+//!
+//! One hand-over and one wake per worker and commit, whatever the number of requests: that is what makes a commit cheap.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use atomic_waker::AtomicWaker;
+
+use super::frame::{self, BATCH_HEADER_BYTES, MAX_RECORD_BYTES};
+use super::queue::{Queue, Shared};
+use crate::record::{Head, Kind};
+
+/// Why a record was not taken. It is not in the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// No room on disk or within `max_bytes`.
+    Full {
+        /// When a retry may succeed.
+        retry_after: Duration,
+    },
+    /// Too much is waiting for the disk.
+    Busy,
+    /// The record exceeds [`MAX_RECORD_BYTES`].
+    TooLarge,
+    /// The journal failed; it takes nothing more until the next start.
+    Poisoned,
+    /// The journal is closed.
+    Closed,
+}
+
+/// The device failed under a record that was taken: whether it is in the journal is unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lost;
+
+/// What committer and worker share: how far the worker's hand-overs are done.
+pub struct Slot {
+    /// Hand-overs up to this number are over.
+    done: AtomicU64,
+    /// Those up to this number that were waited for at that moment have an unknown outcome.
+    lost: AtomicU64,
+    waker: AtomicWaker,
+}
+
+impl Slot {
+    fn new() -> Slot {
+        Slot { done: AtomicU64::new(0), lost: AtomicU64::new(0), waker: AtomicWaker::new() }
+    }
+
+    /// The committer's word: hand-overs up to `number` are in the journal.
+    pub fn complete(&self, number: u64) {
+        self.done.store(number, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// The committer's word: whether hand-overs up to `number` are in the journal can't be told. A neighbour that is
+    /// in it and not yet answered is told the same, which is true of it too: an answer "unknown" promises nothing.
+    pub fn lose(&self, number: u64) {
+        self.lost.store(number, Ordering::Release);
+        self.done.store(number, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn outcome(&self, number: u64) -> Option<Result<(), Lost>> {
+        if self.done.load(Ordering::Acquire) < number {
+            return None;
+        }
+        Some(if self.lost.load(Ordering::Acquire) < number { Ok(()) } else { Err(Lost) })
+    }
+}
+
+/// A worker's unsent records and waiting requests.
+struct Local {
+    payload: Vec<u8>,
+    records: u32,
+    events: u32,
+    /// Number of the hand-over being filled.
+    number: u64,
+    waiters: VecDeque<(u64, Waker)>,
+    driver: Option<Waker>,
+}
+
+/// One worker's way into the journal. Not `Send`: each worker makes its own.
+#[derive(Clone)]
+pub struct Appender {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    local: Rc<RefCell<Local>>,
+}
+
+impl Appender {
+    /// An appender and the future that carries its records over; the caller runs it on the worker's own executor.
+    pub fn new(shared: Arc<Shared>) -> (Appender, Driver) {
+        let local =
+            Local { payload: Vec::new(), records: 0, events: 0, number: 1, waiters: VecDeque::new(), driver: None };
+        let appender = Appender { shared, slot: Arc::new(Slot::new()), local: Rc::new(RefCell::new(local)) };
+        let driver = Driver { appender: appender.clone(), yielded: false };
+        (appender, driver)
+    }
+
+    /// Encodes a record into the worker's buffer. `key` may be empty: then Kafka gets a null key.
+    ///
+    /// The room is reserved before this returns. Dropping the receipt changes nothing: the record is written.
+    pub fn append(&self, head: Head, key: &[u8], encode: impl FnOnce(&mut Vec<u8>)) -> Result<Receipt, Refused> {
+        self.shared.admit()?;
+        let mut local = self.local.borrow_mut();
+        let start = local.payload.len();
+        let bytes = frame::push_record(&mut local.payload, head, key, encode);
+        let refused = if bytes > MAX_RECORD_BYTES {
+            Some(Refused::TooLarge)
+        } else {
+            // A batch header for each is more than will be needed: commits carry many.
+            self.shared.reserve((bytes + BATCH_HEADER_BYTES) as u64).err()
+        };
+        if let Some(refused) = refused {
+            local.payload.truncate(start);
+            return Err(refused);
+        }
+        local.records += 1;
+        local.events += u32::from(head.kind == Kind::Event);
+        if let (1, Some(driver)) = (local.records, &local.driver) {
+            driver.wake_by_ref();
+        }
+        Ok(Receipt { number: local.number, appender: self.clone() })
+    }
+
+    /// Hands over what the worker has, without waiting for the end of its tick.
+    pub fn flush(&self) {
+        let mut local = self.local.borrow_mut();
+        if local.records == 0 {
+            return;
+        }
+        let number = local.number;
+        local.number += 1;
+        let (records, events) = (std::mem::take(&mut local.records), std::mem::take(&mut local.events));
+        self.shared.hand_over(&local.payload, records, events, &self.slot, number);
+        local.payload.clear();
+        // A burst must not hold its memory for ever.
+        if local.payload.capacity() > Queue::KEEP_BYTES {
+            local.payload = Vec::new();
+        }
+    }
+
+    fn wake_done(&self) {
+        let mut local = self.local.borrow_mut();
+        while let Some((number, _)) = local.waiters.front() {
+            if self.slot.outcome(*number).is_none() {
+                break;
+            }
+            if let Some((_, waker)) = local.waiters.pop_front() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Resolves when the record is as durable as `journal.acknowledge` says.
+pub struct Receipt {
+    number: u64,
+    appender: Appender,
+}
+
+impl Future for Receipt {
+    type Output = Result<(), Lost>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(outcome) = self.appender.slot.outcome(self.number) {
+            return Poll::Ready(outcome);
+        }
+        // Polled again while waiting (its connection had other news): a second entry wakes once too often, no more.
+        // Entries are bounded by such polls within one commit.
+        self.appender.local.borrow_mut().waiters.push_back((self.number, context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+/// Carries records over at the end of each tick and wakes those whose commit is done. Never ends by itself.
+pub struct Driver {
+    appender: Appender,
+    yielded: bool,
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.appender.slot.waker.register(context.waker());
+        let filled = {
+            let mut local = self.appender.local.borrow_mut();
+            if local.driver.as_ref().is_none_or(|driver| !driver.will_wake(context.waker())) {
+                local.driver = Some(context.waker().clone());
+            }
+            local.records > 0
+        };
+        if filled && !self.yielded {
+            // Once around the executor: requests that are already here join this hand-over.
+            self.yielded = true;
+            context.waker().wake_by_ref();
+        } else if filled {
+            self.yielded = false;
+            self.appender.flush();
+        }
+        self.appender.wake_done();
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The worker stops: what it took must still reach the journal.
+        self.appender.flush();
+    }
+}

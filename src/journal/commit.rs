@@ -1,0 +1,375 @@
+//! The committer thread: takes what waits, writes, syncs, tells; between commits it keeps room and removes what may go.
+//!
+//! Commits are spaced under load, as the cost is not the disk but the hand-over between threads (docs/performance.md);
+//! an idle gateway commits at once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::books::Books;
+use super::disk::{Disk, is_out_of_room};
+use super::queue::{Queue, Shared};
+use super::recover::{self, Recovered};
+use super::retain::{Oldest, Verdict};
+use super::segment::{Identity, Paths, Segment};
+use super::view::View;
+use super::writer::{WriteError, Writer};
+use super::{Acknowledge, Commit, Observer, Options};
+use crate::time::Clock;
+
+/// How often upkeep runs when nothing asks for it; also bounds how long `written` records stay unsynced.
+const TICK: Duration = Duration::from_millis(200);
+/// Longest time that a record waits for company.
+const SPACING_MAX: Duration = Duration::from_micros(500);
+/// How often an allocation that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Segments of earlier runs expire by age at most this often, as the wall clock may have jumped between runs.
+const OLD_RUN_PACE: Duration = Duration::from_secs(60);
+/// Share of `max_bytes` that must be free before a full journal calls itself ready again.
+const READY_ROOM_PERCENT: u64 = 10;
+
+/// What the handle and the committer share beside the queue.
+pub struct Common {
+    /// Options as given.
+    pub options: Options,
+    /// Workers' side.
+    pub shared: Arc<Shared>,
+    /// Readers' side.
+    pub view: Arc<View>,
+    /// Cursor and counts. Held over small file writes; never taken while committing. Lock order: books, then view.
+    pub books: Mutex<Books>,
+    /// Position after the last record written, and the event records before it.
+    pub next: AtomicU64,
+    /// See `next`.
+    pub events: AtomicU64,
+    /// Bytes of all files of the journal.
+    pub bytes: AtomicU64,
+}
+
+/// See the module.
+pub struct Committer {
+    pub(super) common: Arc<Common>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) paths: Paths,
+    pub(super) identity: Identity,
+    pub(super) writer: Writer,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) observer: Arc<dyn Observer>,
+    /// What could not be repaired yet, for a disk that can't be written.
+    pub(super) unrepaired: Option<Recovered>,
+    pub(super) identified: bool,
+    pub(super) first_seq_of_run: u64,
+    pub(super) pace: Pace,
+}
+
+/// Times and averages of one committer.
+pub struct Pace {
+    /// Wall clock minus monotonic clock at the start, in milliseconds: a wall clock that never jumps.
+    wall_offset_ms: i128,
+    sync_average: Duration,
+    recent: u32,
+    synced_at: Duration,
+    upkeep_at: Duration,
+    retry_at: Duration,
+    old_run_at: Duration,
+}
+
+impl Pace {
+    /// From now on.
+    pub fn new(clock: &dyn Clock) -> Pace {
+        let monotonic = clock.monotonic();
+        Pace {
+            wall_offset_ms: i128::from(clock.now().0) - monotonic.as_millis() as i128,
+            sync_average: SPACING_MAX,
+            recent: 0,
+            synced_at: monotonic,
+            upkeep_at: monotonic,
+            retry_at: Duration::ZERO,
+            old_run_at: Duration::ZERO,
+        }
+    }
+
+    fn wall_ms(&self, clock: &dyn Clock) -> u64 {
+        (self.wall_offset_ms + clock.monotonic().as_millis() as i128).max(0) as u64
+    }
+}
+
+impl Committer {
+    /// Runs until the journal is closed or fails.
+    pub fn run(mut self) {
+        let shared = self.common.shared.clone();
+        let mut batch = Queue::default();
+        loop {
+            if shared.waiting() == 0 {
+                if shared.is_closing() {
+                    break;
+                }
+                shared.wait_for_work(TICK);
+                if shared.waiting() == 0 {
+                    if self.upkeep(true).is_err() {
+                        break;
+                    }
+                    continue;
+                }
+            }
+            let enough = (self.pace.recent / 2).max(1);
+            if shared.waiting() < enough {
+                shared.gather(enough, SPACING_MAX.min(self.pace.sync_average));
+            }
+            if shared.take(&mut batch) > 0 && self.commit(&mut batch).is_err() {
+                break;
+            }
+            let due = self.clock.monotonic().saturating_sub(self.pace.upkeep_at) >= TICK;
+            if (due || !self.writer.has_spare()) && self.upkeep(false).is_err() {
+                break;
+            }
+        }
+        self.finish();
+    }
+
+    fn finish(mut self) {
+        let now_ms = self.pace.wall_ms(&*self.clock);
+        let shared = self.common.shared.clone();
+        if !shared.is_poisoned()
+            && let Err(WriteError::Failed(error)) = self.writer.close(now_ms)
+        {
+            self.poison("closing", &error);
+        }
+        self.show();
+        shared.end();
+        self.common.view.wake();
+    }
+
+    /// One commit: everything in `batch` is written, made durable as configured, counted and told. In that order.
+    fn commit(&mut self, batch: &mut Queue) -> Result<(), ()> {
+        let begun = self.clock.monotonic();
+        let now_ms = self.pace.wall_ms(&*self.clock);
+        let (reserved, payload_bytes) = (batch.reserved(), batch.payload.len() as u64);
+        let written = self.writer.write(&batch.payload, now_ms);
+        self.common.next.store(self.writer.state.next.0, Ordering::Release);
+        self.common.events.store(self.writer.state.events, Ordering::Release);
+        self.common.shared.settle(self.writer.room(), reserved);
+        let durable = match written {
+            Ok(()) if self.common.options.acknowledge == Acknowledge::Synced => self.sync().map_err(WriteError::Failed),
+            other => other,
+        };
+        match durable {
+            Ok(()) => {}
+            Err(WriteError::Full(error)) => {
+                tracing::error!(%error, "journal: a write found no room in an allocated segment");
+                self.common.shared.set_full();
+                batch.tickets.drain(..).for_each(|(slot, number)| slot.lose(number));
+                batch.clear();
+                return Ok(());
+            }
+            Err(WriteError::Failed(error)) => {
+                self.poison("writing", &error);
+                batch.tickets.drain(..).for_each(|(slot, number)| slot.lose(number));
+                return Err(());
+            }
+        }
+        let duration = self.clock.monotonic().saturating_sub(begun);
+        self.observer.committed(&Commit {
+            events: u64::from(batch.events),
+            rejected: u64::from(batch.records - batch.events),
+            bytes: payload_bytes,
+            duration,
+        });
+        for (slot, number) in batch.tickets.drain(..) {
+            slot.complete(number);
+        }
+        let outstanding = batch.records + self.common.shared.waiting();
+        self.pace.recent = outstanding.max(self.pace.recent - self.pace.recent / 8);
+        batch.clear();
+        if self.clock.monotonic().saturating_sub(self.pace.synced_at) >= TICK {
+            return self.sync().map_err(|error| self.poison("syncing", &error));
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let begun = self.clock.monotonic();
+        self.writer.sync()?;
+        let now = self.clock.monotonic();
+        self.pace.sync_average = (self.pace.sync_average * 7 + now.saturating_sub(begun)) / 8;
+        self.pace.synced_at = now;
+        self.common.view.advance(self.writer.state.synced, self.writer.state.events);
+        Ok(())
+    }
+
+    fn poison(&mut self, doing: &str, error: &io::Error) {
+        tracing::error!(%error, "journal: {doing} failed; nothing more is accepted until the next start");
+        self.common.shared.poison();
+    }
+
+    /// Between commits: sync what is only written, mark, repair, allocate, remove.
+    pub(super) fn upkeep(&mut self, idle: bool) -> Result<(), ()> {
+        let now_ms = self.pace.wall_ms(&*self.clock);
+        self.pace.upkeep_at = self.clock.monotonic();
+        if let Err(error) = if idle { self.sync_idle(now_ms) } else { Ok(()) } {
+            self.poison("syncing", &error);
+            return Err(());
+        }
+        if !self.prepare() {
+            self.common.shared.set_full();
+            return Ok(());
+        }
+        self.make_room(now_ms);
+        if !self.writer.is_open() && self.writer.has_spare() {
+            match self.writer.rotate(now_ms) {
+                Ok(()) => self.make_room(now_ms),
+                Err(WriteError::Full(error)) => tracing::warn!(%error, "journal: no room to open a segment"),
+                Err(WriteError::Failed(error)) => {
+                    self.poison("opening a segment", &error);
+                    return Err(());
+                }
+            }
+        }
+        self.remove_aged(now_ms);
+        self.show();
+        self.common.shared.settle(self.writer.room(), 0);
+        if !self.writer.is_open() {
+            self.common.shared.set_full();
+        } else if self.common.shared.is_full() && self.has_ready_room() {
+            self.common.shared.clear_full();
+        }
+        Ok(())
+    }
+
+    fn sync_idle(&mut self, now_ms: u64) -> io::Result<()> {
+        self.sync()?;
+        match self.writer.mark(now_ms) {
+            Ok(()) | Err(WriteError::Full(_)) => Ok(()),
+            Err(WriteError::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Identity and repair, which a full or read-only disk may have put off. `false` while it still does.
+    fn prepare(&mut self) -> bool {
+        if self.identified && self.unrepaired.is_none() {
+            return true;
+        }
+        if self.clock.monotonic() < self.pace.retry_at {
+            return false;
+        }
+        let attempt = || -> io::Result<()> {
+            self.disk.create_dir(&self.paths.journal)?;
+            if !self.identified {
+                self.identity.write(&*self.disk, &self.paths)?;
+            }
+            Ok(())
+        };
+        let prepared = attempt().and_then(|()| match &mut self.unrepaired {
+            Some(recovered) => recover::repair(&*self.disk, &self.paths, recovered),
+            None => Ok(()),
+        });
+        match prepared {
+            Ok(()) => {
+                self.identified = true;
+                if let Some(recovered) = self.unrepaired.take() {
+                    self.writer.state.segments = recovered.state.segments;
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "journal: the data directory can't be written; trying again");
+                self.pace.retry_at = self.clock.monotonic() + RETRY;
+                false
+            }
+        }
+    }
+
+    /// Sees to it that the next segment is allocated, if need be at the cost of the oldest that may go.
+    fn make_room(&mut self, now_ms: u64) {
+        if self.writer.has_spare() || self.clock.monotonic() < self.pace.retry_at {
+            return;
+        }
+        let parked = self.books().parked_bytes();
+        while !self.writer.has_budget(parked) {
+            if !self.remove_oldest(true, now_ms) {
+                self.common.shared.exhaust(true);
+                return;
+            }
+        }
+        loop {
+            match self.writer.allocate() {
+                Ok(()) => return self.common.shared.exhaust(false),
+                Err(error) if is_out_of_room(&error) && self.remove_oldest(true, now_ms) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "journal: the next segment can't be allocated; trying again");
+                    self.common.shared.exhaust(true);
+                    self.pace.retry_at = self.clock.monotonic() + RETRY;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn remove_aged(&mut self, now_ms: u64) {
+        let of_old_run = self.writer.state.segments.front().is_some_and(|oldest| oldest.seq < self.first_seq_of_run);
+        if of_old_run && self.clock.monotonic() < self.pace.old_run_at {
+            return;
+        }
+        if self.remove_oldest(false, now_ms) && of_old_run {
+            self.pace.old_run_at = self.clock.monotonic() + OLD_RUN_PACE;
+        }
+    }
+
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        self.common.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the oldest segment if it may go; returns whether it did.
+    fn remove_oldest(&mut self, short_of_room: bool, now_ms: u64) -> bool {
+        let segments = &self.writer.state.segments;
+        let (Some(_), Some(next)) = (segments.front(), segments.get(1)) else { return false };
+        let next = next.clone();
+        let options = &self.common.options;
+        let oldest = Oldest {
+            end: next.base,
+            age: Duration::from_millis(now_ms.saturating_sub(next.created_ms)),
+            cursor: self.books().cursor().position,
+            short_of_room,
+            publishes: options.publishes,
+            retention: options.retention,
+        };
+        let cleared = match oldest.verdict() {
+            Verdict::Keep => return false,
+            Verdict::Remove => Ok(0),
+            Verdict::Expire => self.books().expire(&next),
+        };
+        let rest: VecDeque<Segment> = self.writer.state.segments.iter().skip(1).cloned().collect();
+        match cleared.and_then(|expired| {
+            self.common.view.replace(&rest);
+            self.writer.remove_oldest().map(|()| expired)
+        }) {
+            Ok(0) => true,
+            Ok(expired) => {
+                tracing::info!(expired_events = expired, "journal: the oldest segment expired unpublished");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "journal: the oldest segment can't be removed");
+                false
+            }
+        }
+    }
+
+    fn has_ready_room(&self) -> bool {
+        let (cursor, parked) = {
+            let books = self.books();
+            (books.cursor().position, books.parked_bytes())
+        };
+        let used = super::books::unpublished_bytes(&self.common.view.snapshot(), cursor) + parked;
+        self.writer.has_spare() && used <= self.common.options.max_bytes / 100 * (100 - READY_ROOM_PERCENT)
+    }
+
+    /// Publishes index and sizes to readers and metrics.
+    pub(super) fn show(&self) {
+        self.common.view.replace(&self.writer.state.segments);
+        self.common.bytes.store(self.writer.bytes(), Ordering::Release);
+    }
+}

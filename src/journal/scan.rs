@@ -1,0 +1,160 @@
+//! Walking the batches of one segment file: what is valid, and where the holes are. Never writes.
+//!
+//! A hole is a stretch that is no batch; whether it is a torn tail or damage is decided by `recover` and `read`.
+
+use std::io;
+
+use super::disk::DiskFile;
+use super::frame::{BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, MAX_BATCH_BYTES, SEGMENT_HEADER_BYTES};
+use super::segment::fill;
+use crate::record::Position;
+
+/// Bytes read at once. A window, so that a reader's memory doesn't grow with the segment.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// A buffered look at one file.
+pub struct Window {
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl Window {
+    /// An empty window.
+    pub fn new() -> Window {
+        Window { buffer: Vec::new(), start: 0 }
+    }
+
+    /// Forgets what was read, as the file may have grown.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+    }
+
+    /// `bytes` at `offset`, fewer at the end of the file.
+    pub fn get(&mut self, file: &dyn DiskFile, offset: u64, bytes: usize) -> io::Result<&[u8]> {
+        let end = self.start + self.buffer.len() as u64;
+        if offset < self.start || offset + bytes as u64 > end {
+            self.buffer.resize(bytes.max(WINDOW_BYTES), 0);
+            self.start = offset;
+            let filled = fill(file, offset, &mut self.buffer)?;
+            self.buffer.truncate(filled);
+        }
+        let from = (offset - self.start) as usize;
+        let to = (from + bytes).min(self.buffer.len());
+        Ok(&self.buffer[from..to])
+    }
+}
+
+/// The valid batch at `offset`, if there is one.
+pub fn batch_at(file: &dyn DiskFile, window: &mut Window, offset: u64, seed: u32) -> io::Result<Option<BatchHeader>> {
+    let head = window.get(file, offset, BATCH_HEADER_BYTES)?;
+    let Some(header) = BatchHeader::peek(head) else { return Ok(None) };
+    let batch = window.get(file, offset, header.bytes())?;
+    Ok(header.verify(batch, seed).then_some(header))
+}
+
+/// The first valid batch at or after `offset`, with its offset. Candidates are found by their magic.
+pub fn next_batch(
+    file: &dyn DiskFile,
+    window: &mut Window,
+    mut offset: u64,
+    seed: u32,
+) -> io::Result<Option<(u64, BatchHeader)>> {
+    let finder = memchr::memmem::Finder::new(&BATCH_MAGIC);
+    loop {
+        let bytes = window.get(file, offset, WINDOW_BYTES)?;
+        if bytes.len() < BATCH_HEADER_BYTES {
+            return Ok(None);
+        }
+        match finder.find(bytes) {
+            Some(at) => {
+                offset += at as u64;
+                if let Some(header) = batch_at(file, window, offset, seed)? {
+                    return Ok(Some((offset, header)));
+                }
+                offset += 1;
+            }
+            // The magic may straddle the border of the window.
+            None => offset += (bytes.len() - (BATCH_MAGIC.len() - 1)) as u64,
+        }
+    }
+}
+
+/// A batch and where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Byte of its header in the file.
+    pub offset: u64,
+    /// Its head.
+    pub header: BatchHeader,
+}
+
+/// What recovery learns of the last segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scan {
+    /// Byte after the last batch that is kept.
+    pub end_offset: u64,
+    /// Position after the last record that is kept.
+    pub end: Position,
+    /// Event records before `end`.
+    pub events: u64,
+    /// Holes below what was durable: (first byte, bytes, first position, next position, events lost).
+    pub holes: Vec<Hole>,
+    /// Bytes cut off behind `end_offset` that were no zeros: a torn tail.
+    pub torn: bool,
+}
+
+/// A stretch that was durable and is unreadable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hole {
+    /// First byte in the file.
+    pub byte: u64,
+    /// Length in the file.
+    pub bytes: u64,
+    /// First position lost.
+    pub first: Position,
+    /// Position of the next readable record.
+    pub next: Position,
+    /// Event records lost.
+    pub events: u64,
+}
+
+/// Scans a last segment from its start (`base`, `events`), knowing that everything before `durable` was synced.
+pub fn scan(file: &dyn DiskFile, seed: u32, base: Position, events: u64, durable: Position) -> io::Result<Scan> {
+    let mut window = Window::new();
+    let batches = valid_batches(file, &mut window, seed, base)?;
+    let durable = batches.iter().map(|found| found.header.synced_to).fold(durable.max(base), Position::max);
+    let mut scan = Scan { end_offset: SEGMENT_HEADER_BYTES, end: base, events, holes: Vec::new(), torn: false };
+    for found in &batches {
+        let contiguous = found.offset == scan.end_offset && found.header.base == scan.end;
+        if !contiguous {
+            if scan.end >= durable {
+                break;
+            }
+            scan.holes.push(Hole {
+                byte: scan.end_offset,
+                bytes: found.offset - scan.end_offset,
+                first: scan.end,
+                next: found.header.base,
+                events: found.header.events_before.saturating_sub(scan.events),
+            });
+        }
+        scan.end_offset = found.offset + found.header.bytes() as u64;
+        scan.end = found.header.next();
+        scan.events = found.header.events_after();
+    }
+    scan.torn = !window.get(file, scan.end_offset, MAX_BATCH_BYTES)?.iter().all(|byte| *byte == 0);
+    Ok(scan)
+}
+
+/// All valid batches of a segment in order; one that steps back in position is a stray copy and left out.
+fn valid_batches(file: &dyn DiskFile, window: &mut Window, seed: u32, base: Position) -> io::Result<Vec<Found>> {
+    let (mut found, mut offset, mut next) = (Vec::new(), SEGMENT_HEADER_BYTES, base);
+    while let Some((at, header)) = next_batch(file, window, offset, seed)? {
+        offset = at + header.bytes() as u64;
+        if header.base >= next {
+            next = header.next();
+            found.push(Found { offset: at, header });
+        }
+    }
+    Ok(found)
+}

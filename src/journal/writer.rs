@@ -1,0 +1,291 @@
+//! The one owner of the journal's files: writes batches, syncs, rotates, allocates ahead, removes. No thread, no clock.
+//!
+//! Invariants: positions are dense; a segment is opened only when all before it is durable; a file is unlinked only
+//! when the local cursor that passed it is. After an error other than "no room" the writer must not be used again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::disk::{Disk, DiskFile, is_out_of_room};
+use super::frame::{self, BATCH_HEADER_BYTES, BatchHeader, MAX_BATCH_BYTES, MAX_RECORD_BYTES, SEGMENT_HEADER_BYTES};
+use super::segment::{Paths, Segment};
+use crate::record::Position;
+
+/// The open segment.
+struct Active {
+    file: Box<dyn DiskFile>,
+    seed: u32,
+    offset: u64,
+    allocated: u64,
+}
+
+/// Why a write did not happen.
+#[derive(Debug)]
+pub enum WriteError {
+    /// No room; nothing was written, later attempts may succeed.
+    Full(io::Error),
+    /// The device failed: what is on disk is unknown until the next start.
+    Failed(io::Error),
+}
+
+impl WriteError {
+    fn of(error: io::Error) -> WriteError {
+        if is_out_of_room(&error) { WriteError::Full(error) } else { WriteError::Failed(error) }
+    }
+}
+
+/// Sizes the writer keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Allocated length of a segment.
+    pub segment_bytes: u64,
+    /// Bound of all files together.
+    pub max_bytes: u64,
+}
+
+/// Where everything stands; made by recovery.
+pub struct State {
+    /// All segments, oldest first, the open one last.
+    pub segments: VecDeque<Segment>,
+    /// Position of the next record.
+    pub next: Position,
+    /// Event records before `next`.
+    pub events: u64,
+    /// Everything before this is durable.
+    pub synced: Position,
+    /// Number of the newest segment ever made.
+    pub newest_seq: u64,
+}
+
+/// See the module.
+pub struct Writer {
+    disk: Arc<dyn Disk>,
+    paths: Paths,
+    sizes: Sizes,
+    journal_id: [u8; 16],
+    incarnation: [u8; 16],
+    /// See [`State`]; public to the module's owner, who publishes copies of it.
+    pub state: State,
+    active: Option<Active>,
+    spare: Option<Box<dyn DiskFile>>,
+    marked: Position,
+    scratch: Vec<u8>,
+}
+
+impl Writer {
+    /// A writer over recovered state. It has no open segment yet: see [`Writer::allocate`] and [`Writer::rotate`].
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        paths: Paths,
+        sizes: Sizes,
+        journal_id: [u8; 16],
+        incarnation: [u8; 16],
+        state: State,
+    ) -> Writer {
+        let marked = state.synced;
+        Writer {
+            disk,
+            paths,
+            sizes,
+            journal_id,
+            incarnation,
+            state,
+            active: None,
+            spare: None,
+            marked,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Bytes that records can take for sure, headers of batches not counted.
+    pub fn room(&self) -> u64 {
+        let active = self.active.as_ref().map_or(0, |active| active.allocated.saturating_sub(active.offset));
+        let whole = self.sizes.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES);
+        // A record that doesn't fit the rest of the open segment leaves that rest unused.
+        let spare = if self.spare.is_some() { whole.saturating_sub(MAX_RECORD_BYTES as u64) } else { 0 };
+        active + spare
+    }
+
+    /// Bytes of all files, those allocated ahead included.
+    pub fn bytes(&self) -> u64 {
+        let spare = if self.spare.is_some() { self.sizes.segment_bytes } else { 0 };
+        self.state.segments.iter().map(|segment| segment.bytes).sum::<u64>() + spare
+    }
+
+    /// Whether a segment can be allocated without exceeding the bound; `other_bytes` are parked records.
+    pub fn has_budget(&self, other_bytes: u64) -> bool {
+        self.bytes() + other_bytes + self.sizes.segment_bytes <= self.sizes.max_bytes
+    }
+
+    /// Whether the next segment is allocated.
+    pub fn has_spare(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// Whether there is a segment to write to.
+    pub fn is_open(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// Allocates the next segment ahead of its use. Failing is harmless: nothing is lost and it can be tried again.
+    pub fn allocate(&mut self) -> io::Result<()> {
+        assert!(self.spare.is_none(), "one segment is allocated ahead, never two");
+        let path = self.paths.spare();
+        match self.disk.create(&path, self.sizes.segment_bytes) {
+            Ok(file) => {
+                self.spare = Some(file);
+                Ok(())
+            }
+            Err(error) => {
+                // What a failed allocation left would hold room that publishing could free.
+                let _ = self.disk.remove(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// Closes the open segment and turns the spare into the new one. Everything written before becomes durable.
+    pub fn rotate(&mut self, now_ms: u64) -> Result<(), WriteError> {
+        let Some(spare) = self.spare.take() else {
+            return Err(WriteError::Full(io::ErrorKind::StorageFull.into()));
+        };
+        self.close_active().map_err(WriteError::Failed)?;
+        let header = frame::SegmentHeader {
+            journal_id: self.journal_id,
+            incarnation: self.incarnation,
+            seq: self.state.newest_seq + 1,
+            base: self.state.next,
+            events_before: self.state.events,
+            created_ms: now_ms,
+        };
+        let open = || {
+            spare.write_at(&header.encode(), 0)?;
+            spare.sync()?;
+            self.disk.rename(&self.paths.spare(), &self.paths.segment(header.seq))?;
+            self.disk.sync_dir(&self.paths.journal)
+        };
+        // Whatever becomes of it, the number is used up.
+        self.state.newest_seq = header.seq;
+        open().map_err(WriteError::of)?;
+        self.state.segments.push_back(Segment {
+            seq: header.seq,
+            base: header.base,
+            events_before: header.events_before,
+            incarnation: header.incarnation,
+            created_ms: now_ms,
+            bytes: self.sizes.segment_bytes,
+        });
+        self.active = Some(Active {
+            file: spare,
+            seed: frame::seed(&self.journal_id, header.seq),
+            offset: SEGMENT_HEADER_BYTES,
+            allocated: self.sizes.segment_bytes,
+        });
+        self.marked = self.state.next;
+        Ok(())
+    }
+
+    fn close_active(&mut self) -> io::Result<()> {
+        let Some(active) = self.active.take() else { return Ok(()) };
+        active.file.set_len(active.offset)?;
+        active.file.sync()?;
+        self.state.synced = self.state.next;
+        if let Some(segment) = self.state.segments.back_mut() {
+            segment.bytes = active.offset;
+        }
+        Ok(())
+    }
+
+    /// Writes whole records, in one batch per segment they end up in. Not durable before [`Writer::sync`].
+    ///
+    /// `payload` must be records as `frame::push_record` makes them. After `Full` a first part may be in the journal.
+    pub fn write(&mut self, payload: &[u8], now_ms: u64) -> Result<(), WriteError> {
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let room = self.active.as_ref().map_or(0, |active| active.allocated - active.offset);
+            let room = (room as usize).min(MAX_BATCH_BYTES).saturating_sub(BATCH_HEADER_BYTES);
+            let (bytes, count, events) = frame::fitting(rest, room);
+            if count == 0 {
+                self.rotate(now_ms)?;
+                continue;
+            }
+            let (now, later) = rest.split_at(bytes);
+            self.write_batch(now, count, events, now_ms)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write_batch(&mut self, payload: &[u8], count: u32, events: u32, now_ms: u64) -> Result<(), WriteError> {
+        let header = BatchHeader {
+            base: self.state.next,
+            events_before: self.state.events,
+            synced_to: self.state.synced,
+            time_ms: now_ms,
+            payload_bytes: payload.len() as u32,
+            count,
+            events,
+            incarnation: self.incarnation[..8].try_into().expect("eight of sixteen bytes"),
+        };
+        let active = self.active.as_mut().expect("room was found in it");
+        self.scratch.clear();
+        self.scratch.resize(BATCH_HEADER_BYTES, 0);
+        self.scratch.extend_from_slice(payload);
+        header.seal(&mut self.scratch, active.seed);
+        active.file.write_at(&self.scratch, active.offset).map_err(WriteError::of)?;
+        active.offset += self.scratch.len() as u64;
+        self.state.next = header.next();
+        self.state.events = header.events_after();
+        self.marked = self.marked.max(header.synced_to);
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if self.state.synced < self.state.next {
+            if let Some(active) = &self.active {
+                active.file.sync()?;
+            }
+            self.state.synced = self.state.next;
+        }
+        Ok(())
+    }
+
+    /// Notes on disk how far things are durable, so that later damage of the last batch is not taken for a torn tail.
+    /// Best effort: an empty batch without a sync of its own.
+    pub fn mark(&mut self, now_ms: u64) -> Result<(), WriteError> {
+        let has_room =
+            self.active.as_ref().is_some_and(|active| active.offset + BATCH_HEADER_BYTES as u64 <= active.allocated);
+        if self.marked < self.state.synced && has_room {
+            self.write_batch(&[], 0, 0, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest segment. The open one is never removed.
+    pub fn remove_oldest(&mut self) -> io::Result<()> {
+        assert!(self.state.segments.len() > 1, "the newest segment stays");
+        if let Some(oldest) = self.state.segments.front() {
+            match self.disk.remove(&self.paths.segment(oldest.seq)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.state.segments.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Ends the run: everything durable, the end marked, the rest of the allocation given back.
+    pub fn close(&mut self, now_ms: u64) -> Result<(), WriteError> {
+        self.sync().map_err(WriteError::Failed)?;
+        self.mark(now_ms)?;
+        self.close_active().map_err(WriteError::Failed)?;
+        if self.spare.take().is_some() {
+            // A leftover is removed by the next start as well.
+            let _ = self.disk.remove(&self.paths.spare());
+        }
+        Ok(())
+    }
+}
