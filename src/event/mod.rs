@@ -3,8 +3,14 @@
 //! Pure core: bytes in, bytes out. Knows no I/O, no clock, no framework; the caller brings time and identity.
 
 pub mod currency;
+pub mod encode;
+pub mod parse;
+pub mod privacy;
 pub mod rejection;
 pub mod value;
+
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,0 +1,331 @@
+//! Query strings and bodies into an `Event`, by the rules of contract §3. Repairs or flags, never guesses.
+//!
+//! Bounds: [`MAX_PARAMS`] other parameters, names of [`MAX_NAME_BYTES`], values of [`MAX_VALUE_BYTES`], and
+//! [`MAX_TEXT_BYTES`] of text in all, so that no request makes a record the journal would refuse.
+
+use std::borrow::Cow;
+
+use futures_util::FutureExt;
+
+use super::{Body, Event, RawEvent, Source, Warning, Warnings, currency, value};
+use crate::event::rejection::Rejection;
+use crate::pixel::PixelId;
+
+/// Most parameters kept beside the known ones; Meta's largest forms have about a hundred fields.
+pub const MAX_PARAMS: usize = 128;
+/// Longest name of a parameter.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Longest value: a long URL.
+pub const MAX_VALUE_BYTES: usize = 2048;
+/// Most text of all parameters: times six for the worst JSON escape it still fits a record.
+pub const MAX_TEXT_BYTES: usize = 12 * 1024;
+/// Most pairs looked at in one request; more are not even decoded.
+const MAX_PAIRS: usize = 512;
+
+type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+/// Collects pairs: the last in the query wins, else the last in the body.
+struct Pairs<'a> {
+    pairs: Vec<Pair<'a>>,
+    in_body: bool,
+    query_pairs: usize,
+    warnings: Warnings,
+}
+
+impl<'a> Pairs<'a> {
+    fn push(&mut self, name: Cow<'a, str>, value: Cow<'a, str>) {
+        let name = strip_escaped_ampersand(name);
+        if name.is_empty() || value.is_empty() {
+            return;
+        }
+        if let Some(at) = self.pairs.iter().position(|(known, _)| *known == name) {
+            self.warnings.add(Warning::RepeatedParameter);
+            if !(self.in_body && at < self.query_pairs) {
+                self.pairs[at].1 = value;
+            }
+        } else if self.pairs.len() < MAX_PAIRS {
+            self.pairs.push((name, value));
+        } else {
+            self.warnings.add(Warning::TooManyParameters);
+        }
+    }
+
+    fn form(&mut self, bytes: &'a [u8]) {
+        for (index, pair) in bytes.split(|byte| *byte == b'&').enumerate() {
+            if index >= 2 * MAX_PAIRS {
+                self.warnings.add(Warning::TooManyParameters);
+                return;
+            }
+            let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+            let name = self.decode(&pair[..at]);
+            let value = self.decode(pair.get(at + 1..).unwrap_or_default());
+            self.push(name, value);
+        }
+    }
+
+    fn decode(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
+        if memchr::memchr2(b'%', b'+', bytes).is_none() {
+            return self.text(Cow::Borrowed(bytes));
+        }
+        let mut decoded = Vec::with_capacity(bytes.len());
+        let mut rest = bytes;
+        while let [first, tail @ ..] = rest {
+            rest = tail;
+            decoded.push(match (first, tail) {
+                (b'+', _) => b' ',
+                (b'%', [high, low, after @ ..]) => match (hex_digit(*high), hex_digit(*low)) {
+                    (Some(high), Some(low)) => {
+                        rest = after;
+                        high << 4 | low
+                    }
+                    _ => b'%',
+                },
+                _ => *first,
+            });
+        }
+        self.text(Cow::Owned(decoded))
+    }
+
+    fn text(&mut self, bytes: Cow<'a, [u8]>) -> Cow<'a, str> {
+        let text = match bytes {
+            Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+            Cow::Owned(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => return Cow::Owned(text),
+                Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+            },
+        };
+        if matches!(text, Cow::Owned(_)) {
+            self.warnings.add(Warning::InvalidUtf8);
+        }
+        text
+    }
+
+    fn json(&mut self, bytes: &'a [u8]) -> Result<(), Rejection> {
+        use serde_json::value::RawValue;
+        let text = match self.text(Cow::Borrowed(bytes)) {
+            Cow::Borrowed(text) => text.to_owned(),
+            Cow::Owned(text) => text,
+        };
+        // Raw values keep the text of numbers. A list of pairs rather than a map, so that repeats are seen.
+        let Object(members) = serde_json::from_str(&text).map_err(|_| Rejection::MalformedBody)?;
+        for (name, raw) in members {
+            let raw: Box<RawValue> = raw;
+            let value = match raw.get().as_bytes().first() {
+                Some(b'n') => continue,
+                Some(b'"') => serde_json::from_str::<String>(raw.get()).map_err(|_| Rejection::MalformedBody)?,
+                Some(b'{' | b'[') => compact(raw.get()),
+                _ => raw.get().to_owned(),
+            };
+            self.push(Cow::Owned(name), Cow::Owned(value));
+        }
+        Ok(())
+    }
+
+    fn multipart(&mut self, bytes: &'a [u8], boundary: &str) -> Result<(), Rejection> {
+        let body = bytes::Bytes::copy_from_slice(bytes);
+        let stream = futures_util::stream::once(std::future::ready(Ok::<_, std::convert::Infallible>(body)));
+        let mut parts = multer::Multipart::new(stream, boundary);
+        // The body is here already, so nothing below ever waits.
+        let mut fields = Vec::new();
+        loop {
+            let field = parts.next_field().now_or_never().ok_or(Rejection::MalformedBody)?;
+            let Some(field) = field.map_err(|_| Rejection::MalformedBody)? else { break };
+            let name = field.name().map(str::to_owned);
+            let content = field.bytes().now_or_never().ok_or(Rejection::MalformedBody)?;
+            let content = content.map_err(|_| Rejection::MalformedBody)?;
+            if let (Some(name), true) = (name, fields.len() < 2 * MAX_PAIRS) {
+                fields.push((name, content.to_vec()));
+            }
+        }
+        for (name, content) in fields {
+            let value = self.text(Cow::Owned(content));
+            self.push(Cow::Owned(name), value);
+        }
+        Ok(())
+    }
+}
+
+/// The members of a JSON object in order, repeats included.
+struct Object(Vec<(String, Box<serde_json::value::RawValue>)>);
+
+impl<'de> serde::Deserialize<'de> for Object {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> serde::de::Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    // Past the bound members are checked as JSON, and left out.
+                    if members.len() <= 2 * MAX_PAIRS {
+                        members.push(member);
+                    }
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+fn compact(raw: &str) -> String {
+    // Outside strings, white space means nothing; numbers keep their text, which a parsed value would not promise.
+    let (mut out, mut in_string, mut escaped) = (String::with_capacity(raw.len()), false, false);
+    for character in raw.chars() {
+        if !in_string && matches!(character, ' ' | '\n' | '\r' | '\t') {
+            continue;
+        }
+        out.push(character);
+        (in_string, escaped) = match (character, in_string, escaped) {
+            (_, true, true) => (true, false),
+            ('\\', true, false) => (true, true),
+            ('"', _, false) => (!in_string, false),
+            _ => (in_string, false),
+        };
+    }
+    out
+}
+
+fn strip_escaped_ampersand(name: Cow<'_, str>) -> Cow<'_, str> {
+    match name {
+        Cow::Borrowed(name) => Cow::Borrowed(name.strip_prefix("amp;").unwrap_or(name)),
+        Cow::Owned(name) => Cow::Owned(name.strip_prefix("amp;").map(str::to_owned).unwrap_or(name)),
+    }
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
+}
+
+/// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
+pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Rejection> {
+    let mut pairs = Pairs { pairs: Vec::new(), in_body: false, query_pairs: 0, warnings: Warnings::default() };
+    pairs.form(raw.query);
+    (pairs.in_body, pairs.query_pairs) = (true, pairs.pairs.len());
+    match raw.body {
+        Body::None => {}
+        Body::Form(bytes) => pairs.form(bytes),
+        Body::Multipart(bytes, boundary) => pairs.multipart(bytes, boundary)?,
+        Body::Json(bytes) => pairs.json(bytes)?,
+        Body::Text(bytes) if bytes.trim_ascii_start().first() == Some(&b'{') => pairs.json(bytes)?,
+        Body::Text(bytes) => pairs.form(bytes.trim_ascii_end()),
+    }
+    let Pairs { pairs, warnings, .. } = pairs;
+    let id = pairs.iter().find(|(name, _)| name == "id").ok_or(Rejection::MissingId)?;
+    let pixel_id = PixelId::parse(id.1.as_bytes()).ok_or(Rejection::InvalidId)?;
+    let mut event = Event {
+        pixel_id,
+        value: None,
+        currency: None,
+        test: false,
+        source: Source::OffsiteEvent,
+        event_name: None,
+        event_id: None,
+        page_url: None,
+        referrer: None,
+        event_ms: None,
+        sent_ms: None,
+        fbp: None,
+        fbc: None,
+        params: Vec::new(),
+        warnings,
+    };
+    let has_currency = pairs.iter().any(|(name, _)| name == "currency");
+    let mut text_bytes = 0;
+    for (name, text) in pairs {
+        place(&mut event, name, text, strict, &mut text_bytes)?;
+    }
+    if event.value.is_some() && !has_currency {
+        event.warnings.add(Warning::MissingCurrency);
+    }
+    Ok(event)
+}
+
+/// Puts one pair where it belongs.
+fn place<'a>(
+    event: &mut Event<'a>,
+    name: Cow<'a, str>,
+    text: Cow<'a, str>,
+    strict: bool,
+    text_bytes: &mut usize,
+) -> Result<(), Rejection> {
+    match &*name {
+        "id" => return Ok(()),
+        "value" => match value::parse(&text).map(Cow::into_owned) {
+            Some(value) => {
+                if value.starts_with('-') {
+                    event.warnings.add(Warning::NegativeValue);
+                }
+                event.value = Some(Cow::Owned(value));
+                return Ok(());
+            }
+            None if strict => return Err(Rejection::InvalidValue),
+            None => event.warnings.add(Warning::InvalidValue),
+        },
+        "currency" => match currency::parse(&text) {
+            Some(currency) => {
+                event.currency = Some(currency);
+                return Ok(());
+            }
+            None if strict => return Err(Rejection::InvalidCurrency),
+            None => event.warnings.add(Warning::InvalidCurrency),
+        },
+        "test" if text == "1" => {
+            event.test = true;
+            return Ok(());
+        }
+        "pg" if text == "fp1" => {
+            event.source = Source::FpJs;
+            return Ok(());
+        }
+        "ts" | "st" if let Ok(ms) = text.parse::<u64>() => {
+            *(if name == "ts" { &mut event.event_ms } else { &mut event.sent_ms }) = Some(ms);
+            return Ok(());
+        }
+        _ => {}
+    }
+    let text = bounded(event, text, MAX_VALUE_BYTES.min(MAX_TEXT_BYTES - *text_bytes));
+    *text_bytes += text.len();
+    let known = match &*name {
+        "ev" => &mut event.event_name,
+        "eid" => &mut event.event_id,
+        "dl" => &mut event.page_url,
+        "rl" => &mut event.referrer,
+        "fbp" => &mut event.fbp,
+        "fbc" => &mut event.fbc,
+        _ => {
+            let name = bounded(event, name, MAX_NAME_BYTES.min(MAX_TEXT_BYTES - *text_bytes));
+            let is_new = !event.params.iter().any(|(known, _)| *known == name);
+            if event.params.len() < MAX_PARAMS && !name.is_empty() && is_new {
+                *text_bytes += name.len();
+                event.params.push((name, text));
+            } else {
+                event.warnings.add(Warning::TooManyParameters);
+            }
+            return Ok(());
+        }
+    };
+    *known = (!text.is_empty()).then_some(text);
+    Ok(())
+}
+
+/// Cuts a text at a character's border.
+fn bounded<'a>(event: &mut Event<'_>, text: Cow<'a, str>, bytes: usize) -> Cow<'a, str> {
+    if text.len() <= bytes {
+        return text;
+    }
+    event.warnings.add(Warning::TruncatedParameter);
+    let end = text.floor_char_boundary(bytes);
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
+        Cow::Owned(mut text) => {
+            text.truncate(end);
+            Cow::Owned(text)
+        }
+    }
+}
