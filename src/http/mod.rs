@@ -1,0 +1,3 @@
+//! The edges: what speaks HTTP.
+
+pub mod management;
