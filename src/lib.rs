@@ -1,9 +1,19 @@
 //! Pixelgate: a conversion event ingestion gateway.
 //!
-//! A 2xx means that the event is fdatasync'ed here; Kafka receives each acknowledged request once.
+//! A 2xx means that the event is fdatasync'ed here. An event's way: `http::collect` takes the request and its client's
+//! facts, `ingest` decides in one synchronous step (`event::parse`, `registry`, `event::encode`, `journal::append`),
+//! the journal's committer makes a batch durable, and the reply goes out. A pixel's way: `http::management` creates it,
+//! `registry` stores it, swaps the snapshot that `ingest` reads, and then answers.
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod event;
+pub mod http;
+pub mod ingest;
 pub mod journal;
+pub mod node;
 pub mod pixel;
 pub mod record;
+pub mod registry;
 pub mod time;

@@ -1,0 +1,186 @@
+//! Start and stop, each in one place and in order. Everything that runs is owned here, and its end ends the program.
+//!
+//! Start: sockets → directory → journal → registry → serve → ready. Stop: unready → delay → stop listening → what is
+//! in flight → last commit → exit.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{App, HttpServer, web};
+use anyhow::Context;
+
+use crate::config::Config;
+use crate::http::collect::{self, Bounds, Worker};
+use crate::http::{management, ops};
+use crate::ingest::Ingest;
+use crate::journal::{Commit, Health, Journal, Observer};
+use crate::node::Node;
+use crate::registry::Registry;
+use crate::time::{Clock, SystemClock};
+
+/// How often the journal's health is looked at.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// An error that is the operator's to mend: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Refusal(pub anyhow::Error);
+
+/// Nobody listens yet.
+struct Quiet;
+
+impl Observer for Quiet {
+    fn committed(&self, _: &Commit) {}
+}
+
+/// A gateway that serves.
+pub struct Running {
+    /// The public listener's address.
+    pub public: SocketAddr,
+    /// The operators' listener's address.
+    pub ops: SocketAddr,
+    public_server: ServerHandle,
+    ops_server: ServerHandle,
+    journal: Journal,
+    registry: Arc<Registry>,
+    serving: Arc<AtomicBool>,
+    config: Config,
+    node: Node,
+}
+
+fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Refusal> {
+    TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}")).map_err(Refusal)
+}
+
+impl Running {
+    /// Starts everything; returns when requests are served. Must run inside an actix system.
+    pub fn start(config: Config) -> Result<Running, Refusal> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let public = bind("server.listen", config.server.listen)?;
+        let ops = bind("ops.listen", config.ops_listen)?;
+        let local = |listener: &TcpListener| listener.local_addr().map_err(|error| Refusal(error.into()));
+        let (public_address, ops_address) = (local(&public)?, local(&ops)?);
+        let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(|error| Refusal(error.into()))?;
+        let journal = Journal::open(config.journal.clone(), clock.clone(), Arc::new(Quiet))
+            .map_err(|error| Refusal(error.into()))?;
+        let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(|error| Refusal(error.into()))?;
+        let serving = Arc::new(AtomicBool::new(false));
+        let public_server = serve_public(&config, public, &node, &journal, &registry, &clock)?;
+        let ops_server = serve_ops(ops, &journal, &registry, &serving)?;
+        let handles = (public_server.handle(), ops_server.handle());
+        actix_web::rt::spawn(public_server);
+        actix_web::rt::spawn(ops_server);
+        Ok(Running {
+            public: public_address,
+            ops: ops_address,
+            public_server: handles.0,
+            ops_server: handles.1,
+            journal,
+            registry,
+            serving,
+            config,
+            node,
+        })
+    }
+
+    /// From now on `/readyz` says so.
+    pub fn ready(&self) {
+        self.serving.store(true, Ordering::Release);
+        tracing::info!(node_id = self.node.node_id, public = %self.public, ops = %self.ops, "serving");
+    }
+
+    /// Waits for the journal to fail. Returns only then.
+    pub async fn failed(&self) {
+        while self.journal.health() != Health::Poisoned {
+            actix_web::rt::time::sleep(WATCH).await;
+        }
+    }
+
+    /// The contract's order of stopping. `true` if everything acknowledged is on disk and closed in time.
+    pub async fn stop(self) -> bool {
+        self.serving.store(false, Ordering::Release);
+        let server = &self.config.server;
+        actix_web::rt::time::sleep(server.shutdown_delay).await;
+        let in_flight = actix_web::rt::time::timeout(server.shutdown_timeout, self.public_server.stop(true)).await;
+        if in_flight.is_err() {
+            tracing::warn!("server.shutdown_timeout is over: requests in flight are dropped");
+            self.public_server.stop(false).await;
+        }
+        let journal = self.journal.clone();
+        let timeout = server.shutdown_timeout;
+        let closed = web::block(move || journal.close(timeout, &SystemClock)).await.unwrap_or(false);
+        if let Err(error) = self.registry.close() {
+            tracing::warn!(%error, "the registry could not be closed");
+        }
+        self.ops_server.stop(false).await;
+        closed
+    }
+}
+
+fn serve_public(
+    config: &Config,
+    listener: TcpListener,
+    node: &Node,
+    journal: &Journal,
+    registry: &Arc<Registry>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Server, Refusal> {
+    let server = config.server.clone();
+    let bounds = Bounds {
+        max_body_bytes: server.max_body_bytes,
+        max_uri_bytes: server.max_uri_bytes,
+        body_timeout: server.body_timeout,
+    };
+    let (value, currency) = config.snippet.clone();
+    let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
+    let state = Arc::new(management::State {
+        max_body_bytes: server.max_body_bytes,
+        body_timeout: server.body_timeout,
+        ..management::State::new(registry.clone(), snippet, clock.clone())
+    });
+    let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
+    let (journal, registry, clock) = (journal.clone(), registry.clone(), clock.clone());
+    let http = HttpServer::new(move || {
+        let (appender, driver) = journal.appender();
+        actix_web::rt::spawn(driver);
+        let ingest = Ingest::new(options.clone(), node_id.clone(), registry.clone(), appender, clock.clone());
+        let worker = Rc::new(Worker { ingest, bounds });
+        let state = state.clone();
+        App::new()
+            .configure(|services| collect::configure(services, worker))
+            .configure(|services| management::configure(services, state))
+            .default_service(web::to(collect::not_found))
+    })
+    .workers(server.workers)
+    .max_connections((server.max_connections / server.workers).max(1))
+    .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
+    .disable_signals()
+    .listen(listener)
+    .context("server.listen")
+    .map_err(Refusal)?;
+    Ok(http.run())
+}
+
+fn serve_ops(
+    listener: TcpListener,
+    journal: &Journal,
+    registry: &Arc<Registry>,
+    serving: &Arc<AtomicBool>,
+) -> Result<Server, Refusal> {
+    let (journal, registry, serving) = (journal.clone(), registry.clone(), serving.clone());
+    let http = HttpServer::new(move || {
+        let (journal, registry, serving) = (journal.clone(), registry.clone(), serving.clone());
+        let state = Arc::new(ops::State { journal, registry, serving });
+        App::new().configure(|services| ops::configure(services, state))
+    })
+    .workers(1)
+    .disable_signals()
+    .listen(listener)
+    .context("ops.listen")
+    .map_err(Refusal)?;
+    Ok(http.run())
+}

@@ -1,0 +1,121 @@
+//! The commands. Results on stdout, logs on stderr; 0 done, 1 failed while running, 2 bad config, usage or directory.
+
+pub mod journal;
+pub mod serve;
+pub mod token;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::Refusal;
+use crate::config::{self, Config};
+use crate::registry::tokens::Grant;
+use crate::time::{Clock, SystemClock};
+
+/// Conversion event ingestion gateway: a 2xx means fdatasync'ed here.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// TOML file; without it the embedded defaults.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway (the default).
+    Serve,
+    /// Print every problem of the config.
+    Check,
+    /// Look into the journal, also of a running or crashed gateway. Never writes.
+    #[command(subcommand)]
+    Journal(journal::Command),
+    /// Management tokens of the local registry.
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// Make a token and print it once.
+    Create(NewToken),
+    /// List tokens, without their text.
+    List,
+    /// Revoke a token by its name.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Args)]
+struct NewToken {
+    /// What it is called in lists and in `creator`.
+    #[arg(long)]
+    name: String,
+    /// An ad account it is for; repeat for more, none means all.
+    #[arg(long = "ad-account")]
+    ad_accounts: Vec<String>,
+    /// Only reading.
+    #[arg(long)]
+    read_only: bool,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match config::load(cli.config.as_deref(), environment()) {
+        Ok(config) => run(cli.command.unwrap_or(Command::Serve), config),
+        Err(problems) => {
+            // `check` has its problems as its result; for the others they are an error.
+            let to_stdout = matches!(cli.command, Some(Command::Check));
+            for problem in problems {
+                let mut out: Box<dyn Write> = if to_stdout { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
+                let _ = writeln!(out, "{problem}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error)
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "pixelgate: {error:#}");
+            ExitCode::from(if error.is::<Refusal>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// The only reading of the process environment. Names or values that are not UTF-8 can't be ours.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn run(command: Command, config: Config) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match command {
+        Command::Serve => {
+            drop(out);
+            serve::run(config)
+        }
+        Command::Check => Ok(()),
+        Command::Journal(command) => journal::run(&command, &config, &mut out),
+        Command::Token(Token::Create(new)) => {
+            let grant = Grant { name: new.name, ad_accounts: new.ad_accounts, read_only: new.read_only };
+            token::create(&config.data_dir, &grant, SystemClock.now(), &mut out)
+        }
+        Command::Token(Token::List) => token::list(&config.data_dir, &mut out),
+        Command::Token(Token::Revoke { name }) => token::revoke(&config.data_dir, &name, SystemClock.now(), &mut out),
+    }
+}

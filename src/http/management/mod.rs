@@ -1,0 +1,270 @@
+//! The management API of the published page: routes, who may ask, what every answer carries.
+//!
+//! Blocking work (SQLite) is done by `web::block`, never on the worker. Answers themselves are in [`local`], their
+//! bytes in [`wire`].
+
+mod local;
+pub mod wire;
+
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+
+use self::wire::Snippet;
+use crate::registry::tokens::{self, Grant, TokenHash};
+use crate::registry::{self, Registry};
+use crate::time::Clock;
+
+/// The operator's words.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `management.listen`; absent = the public listener.
+    pub listen: Option<SocketAddr>,
+    /// `registry.snippet_value`.
+    pub snippet_value: String,
+    /// `registry.snippet_currency`.
+    pub snippet_currency: String,
+}
+
+/// Asks for a request by an address and, if any, a token's hash; the time to wait if it is one too many.
+pub type Limiter = Arc<dyn Fn(IpAddr, Option<TokenHash>) -> Option<Duration> + Send + Sync>;
+
+/// Finds the client's address (trusted proxies are the caller's knowledge).
+pub type ClientIp = Arc<dyn Fn(&HttpRequest) -> Option<IpAddr> + Send + Sync>;
+
+/// What the routes need.
+pub struct State {
+    /// The known pixels.
+    pub registry: Arc<Registry>,
+    /// What a fresh `js_pixel` carries.
+    pub snippet: Snippet,
+    /// `limits.management`.
+    pub limiter: Limiter,
+    /// Who asks.
+    pub client_ip: ClientIp,
+    /// For `X-Runtime`.
+    pub clock: Arc<dyn Clock>,
+    /// `limits.max_body_bytes`.
+    pub max_body_bytes: usize,
+    /// `server.body_timeout`: between two chunks.
+    pub body_timeout: Duration,
+}
+
+impl State {
+    /// State with the contract's default bounds, no limiter, and the peer as the client.
+    pub fn new(registry: Arc<Registry>, snippet: Snippet, clock: Arc<dyn Clock>) -> State {
+        State {
+            registry,
+            snippet,
+            limiter: Arc::new(|_, _| None),
+            client_ip: Arc::new(|request| request.peer_addr().map(|peer| peer.ip())),
+            clock,
+            max_body_bytes: 64 << 10,
+            body_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("registry", &self.registry).finish_non_exhaustive()
+    }
+}
+
+/// Mounts the routes.
+pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
+    let (collection, single) = (Arc::clone(&state), state);
+    config
+        .service(web::resource(["/offsitepixels", "/offsitepixels/"]).to(
+            move |request: HttpRequest, payload: web::Payload| answer(Arc::clone(&collection), request, payload, None),
+        ))
+        .service(web::resource("/offsitepixels/{id}").to(
+            move |request: HttpRequest, payload: web::Payload, id: web::Path<String>| {
+                answer(Arc::clone(&single), request, payload, Some(id.into_inner()))
+            },
+        ));
+}
+
+/// An answer that is not 200, in the error shape.
+#[derive(Debug)]
+struct Failure {
+    status: StatusCode,
+    kind: &'static str,
+    message: Cow<'static, str>,
+    param: Option<&'static str>,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Failure {
+        Failure { status, kind, message: message.into(), param: None, retry_after: None }
+    }
+
+    fn of_param(kind: &'static str, param: &'static str, message: impl Into<Cow<'static, str>>) -> Failure {
+        Failure { param: Some(param), ..Failure::new(StatusCode::BAD_REQUEST, kind, message) }
+    }
+}
+
+impl From<registry::Error> for Failure {
+    fn from(error: registry::Error) -> Failure {
+        match error {
+            registry::Error::NameTaken => {
+                let text = "The ad account already has a pixel of this name";
+                Failure { param: Some("name"), ..Failure::new(StatusCode::CONFLICT, "name_taken", text) }
+            }
+            registry::Error::Full(max) => {
+                let text = format!("The registry holds registry.max_pixels = {max} pixels");
+                Failure::new(StatusCode::FORBIDDEN, "registry_full", text)
+            }
+            // The path and the system's words are for the log.
+            other => {
+                tracing::warn!(error = %other, "a management request could not be answered");
+                unavailable()
+            }
+        }
+    }
+}
+
+impl From<actix_web::error::BlockingError> for Failure {
+    fn from(_: actix_web::error::BlockingError) -> Failure {
+        unavailable()
+    }
+}
+
+fn unavailable() -> Failure {
+    let text = "The registry can't be used at the moment; events are still accepted";
+    let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", text);
+    Failure { retry_after: Some(Duration::from_secs(5)), ..failure }
+}
+
+/// One request, from its head to its answer. `id` is the rest of the path, if any.
+async fn answer(
+    state: Arc<State>,
+    request: HttpRequest,
+    mut payload: web::Payload,
+    id: Option<String>,
+) -> HttpResponse {
+    let started = state.clock.monotonic();
+    let allow = if id.is_none() { "GET, HEAD, POST, OPTIONS" } else { "GET, HEAD, OPTIONS" };
+    let (mut builder, result) = if request.method() == Method::OPTIONS {
+        (HttpResponse::NoContent(), None)
+    } else {
+        match local::answer(&state, &request, &mut payload, id.as_deref()).await {
+            Ok(body) => (HttpResponse::Ok(), Some(Ok(body))),
+            Err(failure) => (HttpResponse::build(failure.status), Some(Err(failure))),
+        }
+    };
+    if matches!(builder_status(&result), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
+        builder.insert_header((header::ALLOW, allow));
+    }
+    common_headers(&mut builder, &request);
+    let seconds = state.clock.monotonic().saturating_sub(started).as_secs_f64();
+    builder.insert_header(("X-Runtime", format!("{seconds:.6}")));
+    match result {
+        None => builder.insert_header((header::CACHE_CONTROL, "no-cache")).finish(),
+        Some(Ok(body)) => success(builder, &request, body),
+        Some(Err(failure)) => failed(builder, &failure),
+    }
+}
+
+fn builder_status(result: &Option<Result<Vec<u8>, Failure>>) -> StatusCode {
+    match result {
+        None => StatusCode::NO_CONTENT,
+        Some(Ok(_)) => StatusCode::OK,
+        Some(Err(failure)) => failure.status,
+    }
+}
+
+/// What the document shows on every answer.
+fn common_headers(builder: &mut HttpResponseBuilder, request: &HttpRequest) {
+    const HEADERS: [(&str, &str); 8] = [
+        ("X-Frame-Options", "SAMEORIGIN"),
+        ("X-XSS-Protection", "1; mode=block"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("X-UA-Compatible", "chrome=1"),
+        ("Access-Control-Allow-Origin", "*"),
+        ("Access-Control-Allow-Methods", "POST, PUT, DELETE, GET, OPTIONS"),
+        ("Access-Control-Request-Method", "*"),
+        (
+            "Access-Control-Allow-Headers",
+            "Origin, X-Requested-With, Content-Type, Accept, Authorization, Content-Disposition",
+        ),
+    ];
+    for header in HEADERS {
+        builder.insert_header(header);
+    }
+    builder.insert_header(("X-Request-Id", request_id(request)));
+}
+
+/// The client's own id as far as Rails kept it (255 of letters, digits, `_` and `-`), else a new one.
+fn request_id(request: &HttpRequest) -> String {
+    let given = request.headers().get("X-Request-Id").map_or(&b""[..], HeaderValue::as_bytes);
+    let kept = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let id: String = given.iter().filter(kept).take(255).map(|byte| char::from(*byte)).collect();
+    if id.is_empty() { uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string() } else { id }
+}
+
+fn success(mut builder: HttpResponseBuilder, request: &HttpRequest, body: Vec<u8>) -> HttpResponse {
+    let etag = wire::etag(&body);
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let known = |value: &HeaderValue| wire::matches(value.as_bytes(), &etag);
+    let not_modified = reads && request.headers().get_all(header::IF_NONE_MATCH).any(known);
+    builder.insert_header((header::ETAG, etag));
+    builder.insert_header((header::CACHE_CONTROL, "max-age=0, private, must-revalidate"));
+    if not_modified {
+        return builder.status(StatusCode::NOT_MODIFIED).finish();
+    }
+    builder.insert_header((header::CONTENT_TYPE, "application/json; charset=utf-8")).body(body)
+}
+
+fn failed(mut builder: HttpResponseBuilder, failure: &Failure) -> HttpResponse {
+    if failure.status == StatusCode::UNAUTHORIZED {
+        let challenge = match failure.kind {
+            "missing_token" => "OAuth realm=\"pixelgate\"",
+            _ => "OAuth realm=\"pixelgate\", error=\"invalid_token\"",
+        };
+        builder.insert_header((header::WWW_AUTHENTICATE, challenge));
+    }
+    if let Some(wait) = failure.retry_after {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        builder.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
+    }
+    builder.insert_header((header::CACHE_CONTROL, "no-cache"));
+    builder.insert_header((header::CONTENT_TYPE, "application/json; charset=utf-8"));
+    builder.body(wire::error(failure.kind, &failure.message, failure.param))
+}
+
+/// Limits, then checks the token.
+async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failure> {
+    let header = request.headers().get(header::AUTHORIZATION);
+    let hash = header.and_then(|value| presented(value.as_bytes())).map(tokens::hash);
+    let ip = (state.client_ip)(request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    if let Some(wait) = (state.limiter)(ip, hash) {
+        let failure = Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests");
+        return Err(Failure { retry_after: Some(wait), ..failure });
+    }
+    let Some(hash) = hash else {
+        let text = "The header \"Authorization: OAuth <token>\" is missing";
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, "missing_token", text));
+    };
+    let registry = Arc::clone(&state.registry);
+    let grant = web::block(move || registry.check_token(&hash)).await??;
+    grant.ok_or_else(|| {
+        Failure::new(StatusCode::UNAUTHORIZED, "invalid_token", "The token is unknown or has been revoked")
+    })
+}
+
+/// The token of an `Authorization` value with the scheme `OAuth` or `Bearer`.
+fn presented(value: &[u8]) -> Option<&[u8]> {
+    let value = value.trim_ascii();
+    let end = memchr::memchr(b' ', value)?;
+    let (scheme, token) = (&value[..end], value[end..].trim_ascii());
+    let known = scheme.eq_ignore_ascii_case(b"OAuth") || scheme.eq_ignore_ascii_case(b"Bearer");
+    (known && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,124 @@
+//! Replies of event routes: never cached, never breaking a page, always saying why (contract §3).
+
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+
+use crate::event::Warnings;
+use crate::event::encode::id_text;
+use crate::event::rejection::Rejection;
+
+/// The 43-byte transparent GIF with a complete LZW stream, as nginx's `empty_gif` sends it.
+pub const GIF: &[u8; 43] =
+    b"GIF89a\x01\x00\x01\x00\x80\x01\x00\x00\x00\x00\xff\xff\xff\x21\xf9\x04\x01\x00\x00\x01\x00\x2c\
+\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02\x4c\x01\x00\x3b";
+
+const RECORD_ID: HeaderName = HeaderName::from_static("x-pixelgate-record-id");
+const REASON: HeaderName = HeaderName::from_static("x-pixelgate-reason");
+const WARNING: HeaderName = HeaderName::from_static("x-pixelgate-warning");
+const EXPOSED: &str =
+    "X-Pixelgate-Record-Id, X-Pixelgate-Reason, X-Pixelgate-Warning, Retry-After, RateLimit, RateLimit-Policy";
+/// Seconds after which a temporary refusal may be over.
+const RETRY_AFTER: u32 = 30;
+
+/// What of the request shapes the reply.
+pub struct Shape {
+    method: Method,
+    origin: Option<HeaderValue>,
+    wants_json: bool,
+}
+
+impl Shape {
+    /// From a request's head.
+    pub fn of(method: &Method, headers: &HeaderMap) -> Shape {
+        let accept = headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
+        Shape {
+            method: method.clone(),
+            origin: headers.get(header::ORIGIN).cloned(),
+            wants_json: memchr::memmem::find(accept, b"application/json").is_some(),
+        }
+    }
+
+    fn is_image(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+
+    /// What every reply of an event route carries.
+    fn begin(&self, status: StatusCode) -> HttpResponseBuilder {
+        let mut reply = HttpResponse::build(status);
+        reply
+            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            .insert_header((header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+            .insert_header((
+                HeaderName::from_static("cross-origin-resource-policy"),
+                HeaderValue::from_static("cross-origin"),
+            ))
+            .insert_header((HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")))
+            .insert_header((header::VARY, HeaderValue::from_static("Origin")));
+        if let Some(origin) = &self.origin {
+            reply
+                .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone()))
+                .insert_header((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")))
+                .insert_header((header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED)));
+        }
+        reply
+    }
+
+    /// 2xx: the event is in the journal, or is none (`id` absent).
+    pub fn accepted(&self, id: Option<[u8; 16]>, warnings: Warnings) -> HttpResponse {
+        let status = if self.is_image() { StatusCode::OK } else { StatusCode::NO_CONTENT };
+        let mut reply = self.begin(status);
+        if let Some(Ok(id)) = id.map(|id| HeaderValue::from_bytes(&id_text(id))) {
+            reply.insert_header((RECORD_ID, id));
+        }
+        if !warnings.is_empty() {
+            let words: Vec<&str> = warnings.iter().map(|warning| warning.as_str()).collect();
+            reply.insert_header((WARNING, words.join(",")));
+        }
+        self.image_or_nothing(reply)
+    }
+
+    fn image_or_nothing(&self, mut reply: HttpResponseBuilder) -> HttpResponse {
+        if self.is_image() {
+            reply.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("image/gif"))).body(&GIF[..])
+        } else {
+            reply.finish()
+        }
+    }
+
+    /// The answer to a preflight.
+    pub fn preflight(&self) -> HttpResponse {
+        let mut reply = self.begin(StatusCode::NO_CONTENT);
+        reply
+            .insert_header((header::ALLOW, "GET, HEAD, POST, OPTIONS"))
+            .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, OPTIONS"))
+            .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"))
+            .insert_header((header::ACCESS_CONTROL_MAX_AGE, "86400"));
+        reply.finish()
+    }
+
+    /// Not accepted: the reason in a header always, in the body where a person or program reads it.
+    pub fn rejected(&self, rejection: Rejection) -> HttpResponse {
+        let status = StatusCode::from_u16(rejection.status()).expect("the table holds valid statuses");
+        let mut reply = self.begin(status);
+        reply.insert_header((REASON, HeaderValue::from_static(rejection.reason())));
+        if rejection.is_temporary() {
+            reply.insert_header((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER)));
+        }
+        if rejection == Rejection::MethodNotAllowed {
+            reply.insert_header((header::ALLOW, "GET, HEAD, POST, OPTIONS"));
+        }
+        if self.is_image() && !self.wants_json {
+            return self.image_or_nothing(reply);
+        }
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": rejection.title(),
+            "status": rejection.status(),
+            "reason": rejection.reason(),
+        });
+        reply
+            .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")))
+            .body(problem.to_string())
+    }
+}

@@ -1,0 +1,152 @@
+//! The one place that knows the order of checks between a collected request and a record in the journal.
+//!
+//! Everything here is synchronous: a request is either rejected or enqueued, and a client that leaves changes nothing.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::event::encode::{self, Stamp};
+use crate::event::parse::parse;
+use crate::event::rejection::Rejection;
+use crate::event::{Client, RawEvent, Warning, Warnings, privacy};
+use crate::journal::{Appender, Receipt, Refused};
+use crate::pixel::Pixel;
+use crate::record::{Head, Kind};
+use crate::registry::{Lookup, Registry};
+use crate::time::{Clock, Timestamp, uuid_v7};
+
+/// What to do with an id that nobody knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnknownPixel {
+    /// `unknown_pixel`.
+    Reject,
+    /// Accept with a warning.
+    Flag,
+}
+
+/// How events are judged.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A bad value or currency rejects.
+    pub strict: bool,
+    /// An unknown id.
+    pub unknown_pixel: UnknownPixel,
+    /// What is kept of a visitor.
+    pub privacy: privacy::Options,
+}
+
+/// An event that is on its way to the disk.
+pub struct Accepted {
+    /// Completes when it is durable.
+    pub receipt: Receipt,
+    /// Its `record_id`.
+    pub id: [u8; 16],
+    /// What was repaired.
+    pub warnings: Warnings,
+}
+
+/// What became of a request.
+pub enum Outcome {
+    /// It goes to the journal.
+    Accepted(Accepted),
+    /// HEAD or prefetch: valid, answered like an event, and none.
+    Ignored(Warnings),
+}
+
+/// One worker's way in. Each worker makes its own.
+pub struct Ingest {
+    options: Options,
+    node_id: Arc<str>,
+    registry: Arc<Registry>,
+    appender: Appender,
+    clock: Arc<dyn Clock>,
+    random: RefCell<SmallRng>,
+    /// `received_at` never runs backwards within a run (per worker; across workers by the clock's own order).
+    newest: Cell<Timestamp>,
+}
+
+impl Ingest {
+    /// A worker's.
+    pub fn new(
+        options: Options,
+        node_id: Arc<str>,
+        registry: Arc<Registry>,
+        appender: Appender,
+        clock: Arc<dyn Clock>,
+    ) -> Ingest {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).expect("the operating system has random bytes");
+        let random = RefCell::new(SmallRng::from_seed(seed));
+        Ingest { options, node_id, registry, appender, clock, random, newest: Cell::new(Timestamp(0)) }
+    }
+
+    /// Judges a request and, if it is an event, encodes it into the journal's buffer.
+    pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Rejection> {
+        let mut event = parse(raw, self.options.strict)?;
+        let known = self.registry.lookup(event.pixel_id);
+        let bare;
+        let pixel: &Pixel = match &known {
+            Lookup::Known(known) if known.entry().pixel.archived => return Err(Rejection::ArchivedPixel),
+            Lookup::Known(known) => &known.entry().pixel,
+            unknown => {
+                event.warnings.add(match (unknown, self.options.unknown_pixel) {
+                    (Lookup::NotChecked, _) => Warning::PixelNotChecked,
+                    (_, UnknownPixel::Flag) => Warning::UnknownPixel,
+                    (_, UnknownPixel::Reject) => return Err(Rejection::UnknownPixel),
+                });
+                bare = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
+                &bare
+            }
+        };
+        if !counts {
+            event.warnings.add(Warning::Prefetch);
+            return Ok(Outcome::Ignored(event.warnings));
+        }
+        let received = self.clock.now().max(self.newest.get());
+        self.newest.set(received);
+        let mut random = [0; 10];
+        self.random.borrow_mut().fill_bytes(&mut random);
+        let id = uuid_v7(received, random);
+        let stamp = Stamp { id, received, node_id: &self.node_id };
+        let head = Head { kind: Kind::Event, id, time_ms: received.0 };
+        let mut key = KeyText::default();
+        let receipt = self
+            .appender
+            .append(head, key.write(pixel), |out| {
+                encode::event(out, &stamp, &event, client, pixel, &self.options.privacy);
+            })
+            .map_err(refused)?;
+        if !event.test {
+            self.registry.note_event(event.pixel_id, received);
+        }
+        Ok(Outcome::Accepted(Accepted { receipt, id, warnings: event.warnings }))
+    }
+}
+
+/// The digits of a pixel id on the stack.
+#[derive(Default)]
+struct KeyText([u8; 20]);
+
+impl KeyText {
+    fn write(&mut self, pixel: &Pixel) -> &[u8] {
+        use std::io::Write;
+        let mut rest = &mut self.0[..];
+        // Twenty digits always fit, by the id's own rule.
+        let _ = write!(rest, "{}", pixel.id);
+        let left = rest.len();
+        &self.0[..20 - left]
+    }
+}
+
+fn refused(refused: Refused) -> Rejection {
+    match refused {
+        Refused::Full { .. } => Rejection::JournalFull,
+        Refused::Busy => Rejection::Overloaded,
+        Refused::TooLarge => Rejection::BodyTooLarge,
+        Refused::Poisoned => Rejection::JournalUnavailable,
+        Refused::Closed => Rejection::ShuttingDown,
+    }
+}

@@ -1,0 +1,148 @@
+//! The known pixels as one immutable snapshot: what the hot path looks up without a lock.
+//!
+//! A new snapshot shares the entries of the old one; only the changed pixel is new. Order is that of creation.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::status::{Slot, Status};
+use crate::pixel::{Pixel, PixelId};
+use crate::time::Timestamp;
+
+/// One known pixel with all that the management API shows of it.
+#[derive(Debug)]
+pub struct Entry {
+    /// What records carry.
+    pub pixel: Pixel,
+    /// `<fb_ad_account_id> (<token name>)`.
+    pub creator: String,
+    /// Shared with the same pixel's entry in other snapshots.
+    pub(super) slot: Arc<Slot>,
+}
+
+impl Entry {
+    /// The status at a moment.
+    pub fn status(&self, now: Timestamp) -> Status {
+        self.slot.status(now)
+    }
+}
+
+/// All known pixels at one moment. Ids are digits of any client's choosing, so the map is keyed with random seeds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Directory {
+    /// In order of creation.
+    entries: Vec<Arc<Entry>>,
+    /// Index into `entries`. Bounded by `registry.max_pixels`.
+    index: HashMap<PixelId, usize, ahash::RandomState>,
+}
+
+impl Directory {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Every entry, in order of creation.
+    pub(super) fn entries(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
+    pub(super) fn find(&self, id: PixelId) -> Option<usize> {
+        self.index.get(&id).copied()
+    }
+
+    pub(super) fn get(&self, id: PixelId) -> Option<&Arc<Entry>> {
+        self.find(id).map(|index| &self.entries[index])
+    }
+
+    /// Adds a pixel at the end, or replaces what is known of it in its place, keeping its slot.
+    pub(super) fn put(&mut self, pixel: Pixel, creator: String, last_event: Option<Timestamp>) {
+        match self.find(pixel.id) {
+            Some(index) => {
+                let slot = Arc::clone(&self.entries[index].slot);
+                self.entries[index] = Arc::new(Entry { pixel, creator, slot });
+            }
+            None => {
+                self.index.insert(pixel.id, self.entries.len());
+                let slot = Arc::new(Slot::stored(last_event));
+                self.entries.push(Arc::new(Entry { pixel, creator, slot }));
+            }
+        }
+    }
+
+    /// Whether an ad account already has a pixel of exactly this name.
+    pub(super) fn name_taken(&self, ad_account: &str, name: &str) -> bool {
+        self.entries.iter().any(|entry| {
+            entry.pixel.ad_account_id.as_deref() == Some(ad_account) && entry.pixel.name.as_deref() == Some(name)
+        })
+    }
+}
+
+/// A known pixel, borrowed from the snapshot it was found in. Cheap to make (no reference count is touched); meant to
+/// be held for one request's synchronous part.
+pub struct Known {
+    pub(super) directory: arc_swap::Guard<Arc<Directory>>,
+    pub(super) index: usize,
+}
+
+impl Known {
+    /// The whole entry.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.directory.entries[self.index]
+    }
+}
+
+impl Deref for Known {
+    type Target = Pixel;
+
+    fn deref(&self) -> &Pixel {
+        &self.entry().pixel
+    }
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.entry().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pixel(id: &str, name: &str) -> Pixel {
+        Pixel {
+            id: PixelId::parse(id.as_bytes()).unwrap(),
+            name: Some(name.into()),
+            tag: Some("other".into()),
+            ad_account_id: Some("9".into()),
+            archived: false,
+        }
+    }
+
+    #[test]
+    fn a_replaced_pixel_keeps_its_place_and_its_events() {
+        let mut old = Directory::default();
+        old.put(pixel("2", "two"), "9 (a)".into(), None);
+        old.put(pixel("1", "one"), "9 (a)".into(), None);
+        let mut new = old.clone();
+        old.entries()[0].slot.note(Timestamp(5000));
+        new.put(pixel("2", "zwei"), "9 (a)".into(), None);
+        let names: Vec<_> = new.entries().iter().map(|entry| entry.pixel.name.as_deref().unwrap()).collect();
+        assert_eq!(names, ["zwei", "one"]);
+        assert_eq!(new.entries()[0].slot.last_event(), Some(Timestamp(5000)));
+        old.entries()[0].slot.note(Timestamp(7000));
+        assert_eq!(new.entries()[0].slot.last_event(), Some(Timestamp(7000)), "also noted through an older snapshot");
+    }
+
+    #[test]
+    fn names_are_taken_per_account_byte_for_byte() {
+        let mut directory = Directory::default();
+        directory.put(pixel("1", "one"), String::new(), None);
+        assert!(directory.name_taken("9", "one"));
+        for (account, name) in [("8", "one"), ("9", "One"), ("9", "one ")] {
+            assert!(!directory.name_taken(account, name), "{account} {name}");
+        }
+        assert!(directory.get(PixelId::parse(b"3").unwrap()).is_none());
+    }
+}

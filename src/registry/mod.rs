@@ -1,0 +1,423 @@
+//! The known pixels and the management tokens.
+//!
+//! One door leads in, [`Registry::learn`]: the store first (durable), then the snapshot that the hot path reads (swap),
+//! then the answer. So a pixel is accepted from the moment its creation is answered, by order and not by timing. The
+//! hot path ([`Registry::lookup`], [`Registry::note_event`]) takes no lock and never waits.
+//!
+//! Invariants: the snapshot never holds less than what was answered; lists are in order of creation; a pixel created
+//! here has a name that no other pixel of its ad account has. A store that can't be written costs management writes
+//! ([`Error::Unwritable`]) and nothing else; the keeper thread tries it again until it can be.
+//!
+//! Lock order: `store`, then nothing. Every change of the snapshot is made with `store` held.
+
+mod directory;
+mod keeper;
+mod status;
+mod store;
+pub mod tokens;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use self::directory::Directory;
+pub use self::directory::{Entry, Known};
+use self::keeper::Keeper;
+pub use self::status::Status;
+pub use self::store::FILE;
+use self::store::{Access, Origin, Store, Stored};
+use self::tokens::{Grant, TokenHash};
+use crate::pixel::{Pixel, PixelId};
+use crate::time::{Clock, Timestamp};
+
+/// Where pixels come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// This registry is the authority.
+    Local,
+    /// Another one is, and this one remembers.
+    Proxy,
+}
+
+/// How the registry is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `registry.mode`.
+    pub mode: Mode,
+    /// Where its file is.
+    pub data_dir: PathBuf,
+    /// `registry.pixels`: static ones, whose given fields win over the stored ones.
+    pub pixels: Vec<Pixel>,
+    /// `registry.max_pixels`.
+    pub max_pixels: usize,
+}
+
+/// Why the registry can't do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file was written by a newer program: exit 2.
+    #[error("{}: its schema {found} is newer than {known}, the newest that this binary knows", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// `registry.mode = "proxy"`.
+    #[error("registry.mode = \"proxy\" is not available in this version")]
+    Proxy,
+    /// The disk is full, read-only or failing, or another process holds the file.
+    #[error("{}: can't be written: {why}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// Names are unique per ad account.
+    #[error("the ad account already has a pixel of this name")]
+    NameTaken,
+    /// `registry.max_pixels` are known.
+    #[error("registry.max_pixels = {0} is reached")]
+    Full(usize),
+    /// What is wrong with a token to be made.
+    #[error("{0}")]
+    Token(String),
+    /// The file is damaged or not ours.
+    #[error("{}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// Another file can't be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// What is known of an id.
+#[derive(Debug)]
+pub enum Lookup {
+    /// A known pixel.
+    Known(Known),
+    /// None has this id.
+    Unknown,
+    /// None is known so far, but the list is not complete (proxy mode only).
+    NotChecked,
+}
+
+/// A pixel to be created.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPixel<'a> {
+    /// Its owner, see [`is_ad_account`].
+    pub ad_account_id: &'a str,
+    /// Its name, unique there.
+    pub name: &'a str,
+    /// Its tag in lower case.
+    pub tag: &'a str,
+    /// The name of the token that asks for it.
+    pub token_name: &'a str,
+}
+
+/// Whether a text is an ad account id: `^[1-9][0-9]{0,19}$`, as a pixel's.
+pub fn is_ad_account(text: &str) -> bool {
+    PixelId::parse(text.as_bytes()).is_some()
+}
+
+/// The registry. Dropping it closes it.
+pub struct Registry {
+    inner: Arc<Inner>,
+    keeper: Keeper,
+}
+
+/// What the registry shares with its keeper thread.
+struct Inner {
+    options: Options,
+    clock: Arc<dyn Clock>,
+    directory: ArcSwap<Directory>,
+    /// Held for whole statements and their syncs, so never on a thread that serves events.
+    store: Mutex<Store>,
+    /// The first token's file could not be written yet.
+    lacks_first_token: AtomicBool,
+}
+
+impl Registry {
+    /// Opens or creates the registry of a data directory. Starts, with a warning, also where it can't be written.
+    pub fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Registry>, Error> {
+        if options.mode == Mode::Proxy {
+            return Err(Error::Proxy);
+        }
+        let store = Store::open(&options.data_dir, clock.now())?;
+        Registry::with_store(store, options, clock)
+    }
+
+    fn with_store(store: Store, options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Registry>, Error> {
+        match &store.access {
+            Access::Writable => {}
+            Access::ReadOnly(why) => {
+                tracing::warn!(
+                    why,
+                    "the registry can only be read: management writes answer 503 until this is repaired"
+                );
+            }
+            Access::Memory(why) => tracing::warn!(
+                why,
+                "the registry can't be created: only the pixels of the config are known, and management writes answer 503"
+            ),
+        }
+        let directory = ArcSwap::from_pointee(Directory::default());
+        let inner = Arc::new(Inner {
+            options,
+            clock,
+            directory,
+            store: Mutex::new(store),
+            lacks_first_token: AtomicBool::new(false),
+        });
+        inner.load(&mut inner.lock())?;
+        let keeper = Keeper::start(Arc::clone(&inner))
+            .map_err(|source| Error::Io { path: inner.options.data_dir.clone(), source })?;
+        Ok(Arc::new(Registry { inner, keeper }))
+    }
+
+    /// What is known of an id. For the hot path: no lock, no reference count.
+    pub fn lookup(&self, id: PixelId) -> Lookup {
+        let directory = self.inner.directory.load();
+        match directory.find(id) {
+            Some(index) => Lookup::Known(Known { directory, index }),
+            None => Lookup::Unknown,
+        }
+    }
+
+    /// Notes an accepted event that is no trial. For the hot path.
+    pub fn note_event(&self, id: PixelId, now: Timestamp) {
+        if let Some(entry) = self.inner.directory.load().get(id)
+            && entry.slot.note(now)
+        {
+            // The first event of a pixel ever is worth a write of its own.
+            self.keeper.wake();
+        }
+    }
+
+    /// Takes over pixels that an authority names: durable, then known, then returns.
+    pub fn learn(&self, pixels: Vec<Pixel>) -> Result<(), Error> {
+        let mut store = self.inner.lock();
+        store.require_writable()?;
+        self.inner.learn(&mut store, pixels, Origin::Learnt)
+    }
+
+    /// Creates a pixel with a new id: durable, then known, then returns.
+    pub fn create(&self, new: NewPixel<'_>) -> Result<PixelId, Error> {
+        let mut store = self.inner.lock();
+        store.require_writable()?;
+        let directory = self.inner.directory.load_full();
+        if directory.name_taken(new.ad_account_id, new.name) {
+            return Err(Error::NameTaken);
+        }
+        let id = self.inner.draw_id(&store, &directory)?;
+        let pixel = Pixel {
+            id,
+            name: Some(new.name.into()),
+            tag: Some(new.tag.into()),
+            ad_account_id: Some(new.ad_account_id.into()),
+            archived: false,
+        };
+        let creator = format!("{} ({})", new.ad_account_id, new.token_name);
+        let stored = Stored { pixel, creator, origin: Origin::Local, last_event: None };
+        self.inner.install(&mut store, vec![stored])?;
+        Ok(id)
+    }
+
+    /// One pixel with all that is shown of it.
+    pub fn find(&self, id: PixelId) -> Option<Arc<Entry>> {
+        self.inner.directory.load().get(id).cloned()
+    }
+
+    /// The pixels of an ad account, in order of creation. Looks through all.
+    pub fn list(&self, ad_account: &str) -> Vec<Arc<Entry>> {
+        let directory = self.inner.directory.load();
+        let of_account = |entry: &&Arc<Entry>| entry.pixel.ad_account_id.as_deref() == Some(ad_account);
+        directory.entries().iter().filter(of_account).cloned().collect()
+    }
+
+    /// How many pixels are known.
+    pub fn pixel_count(&self) -> usize {
+        self.inner.directory.load().len()
+    }
+
+    /// The registry's clock, by which statuses are computed.
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// What a token allows, `None` if it is unknown or revoked. Sees at once what `pixelgate token` does. Blocks.
+    pub fn check_token(&self, token: &TokenHash) -> Result<Option<Grant>, Error> {
+        let mut store = self.inner.lock();
+        match tokens::check(&mut store, token)? {
+            Some(grant) => Ok(Some(grant)),
+            // Where no token could ever be stored, saying "wrong token" would send people looking in the wrong place.
+            None if matches!(store.access, Access::Memory(_)) && !tokens::any(&mut store)? => {
+                store.require_writable().map(|()| None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Why the registry can't be written, if it can't.
+    pub fn degraded(&self) -> Option<String> {
+        self.inner.lock().require_writable().err().map(|error| error.to_string())
+    }
+
+    /// Stops the keeper and stores what is not stored yet. Later calls do nothing.
+    pub fn close(&self) -> Result<(), Error> {
+        self.keeper.stop();
+        self.inner.persist()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "the newest event times of pixels could not be stored");
+        }
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("pixels", &self.pixel_count()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        // Statements are transactions: a panic between them leaves a whole store.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the store into the snapshot, adds the static pixels, makes the first token.
+    fn load(&self, store: &mut Store) -> Result<(), Error> {
+        let mut directory = Directory::clone(&self.directory.load());
+        for Stored { pixel, creator, origin, last_event } in store.pixels()? {
+            let still_given = || self.options.pixels.iter().any(|given| given.id == pixel.id);
+            if origin != Origin::Config || still_given() {
+                directory.put(pixel, creator, last_event);
+            }
+        }
+        self.directory.store(Arc::new(directory));
+        self.learn(store, self.options.pixels.clone(), Origin::Config)?;
+        self.ensure_first_token(store);
+        Ok(())
+    }
+
+    fn ensure_first_token(&self, store: &mut Store) {
+        let made = tokens::ensure_first(store, &self.options.data_dir, self.clock.now());
+        let lacked = self.lacks_first_token.swap(made.is_err(), Relaxed);
+        match made {
+            Err(error) if !lacked => tracing::warn!(%error, "the first management token could not be made"),
+            _ => {}
+        }
+    }
+
+    /// Completes pixels by what is already known of them and installs those that changed.
+    fn learn(&self, store: &mut Store, pixels: Vec<Pixel>, origin: Origin) -> Result<(), Error> {
+        let directory = self.directory.load_full();
+        let complete = |pixel: Pixel| {
+            let known = directory.get(pixel.id);
+            let old = known.map(|entry| &entry.pixel);
+            let pixel = Pixel {
+                id: pixel.id,
+                name: pixel.name.or_else(|| old?.name.clone()),
+                tag: pixel.tag.or_else(|| old?.tag.clone()),
+                ad_account_id: pixel.ad_account_id.or_else(|| old?.ad_account_id.clone()),
+                archived: pixel.archived,
+            };
+            // Static ones are always stored: what is known of them may be so from an earlier try on a failing disk.
+            if old == Some(&pixel) && origin != Origin::Config {
+                return None;
+            }
+            let creator = match (known, origin, &pixel.ad_account_id) {
+                (Some(entry), ..) => entry.creator.clone(),
+                (None, Origin::Config, Some(account)) => format!("{account} (config)"),
+                _ => String::new(),
+            };
+            Some(Stored { pixel, creator, origin, last_event: None })
+        };
+        self.install(store, pixels.into_iter().filter_map(complete).collect())
+    }
+
+    /// The one door: store, then swap.
+    fn install(&self, store: &mut Store, pixels: Vec<Stored>) -> Result<(), Error> {
+        if pixels.is_empty() {
+            return Ok(());
+        }
+        let mut directory = Directory::clone(&self.directory.load());
+        for stored in &pixels {
+            directory.put(stored.pixel.clone(), stored.creator.clone(), None);
+        }
+        if directory.len() > self.options.max_pixels {
+            return Err(Error::Full(self.options.max_pixels));
+        }
+        match store.put(&pixels, self.clock.now()) {
+            // The config's pixels need no disk: they come back with the config.
+            Err(Error::Unwritable { .. }) if pixels.iter().all(|stored| stored.origin == Origin::Config) => {}
+            result => result?,
+        }
+        self.directory.store(Arc::new(directory));
+        Ok(())
+    }
+
+    /// 13 digits that begin with 60, as the published ones; not to be guessed from the last.
+    fn draw_id(&self, store: &Store, directory: &Directory) -> Result<PixelId, Error> {
+        // Ids of static pixels that left the config are in the store only, hence the second question.
+        loop {
+            let mut bytes = [0; 8];
+            getrandom::fill(&mut bytes)
+                .map_err(|error| Error::Io { path: "getrandom".into(), source: std::io::Error::other(error) })?;
+            let digits = format!("60{:011}", u64::from_le_bytes(bytes) % 100_000_000_000);
+            let id = PixelId::parse(digits.as_bytes()).expect("13 digits, the first a 6");
+            if directory.find(id).is_none() && !store.holds(id)? {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// Stores the newest events that are not stored yet.
+    fn persist(&self) -> Result<(), Error> {
+        let directory = self.directory.load_full();
+        let changed = |entry: &Arc<Entry>| Some((entry.pixel.id, entry.slot.unpersisted()?));
+        let events: Vec<_> = directory.entries().iter().filter_map(changed).collect();
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.lock().touch(&events)?;
+        for (id, time) in events {
+            if let Some(entry) = directory.get(id) {
+                entry.slot.persisted(time);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries a store that couldn't be written; true if it can be, now.
+    fn recover(&self) -> Result<bool, Error> {
+        let mut store = self.lock();
+        if !store.recover(self.clock.now()) {
+            if self.lacks_first_token.load(Relaxed) {
+                self.ensure_first_token(&mut store);
+            }
+            return Ok(false);
+        }
+        self.load(&mut store)?;
+        Ok(true)
+    }
+}
