@@ -10,6 +10,7 @@ mod random;
 
 mod cli;
 mod crash;
+mod schema;
 mod shutdown;
 
 #[cfg(feature = "e2e")]
