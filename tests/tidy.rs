@@ -293,6 +293,16 @@ fn the_contract_has_each_metric_of_the_program() {
     none(missing.map(|name| format!("docs/contract.md does not name `{name}`")).collect());
 }
 
+#[test]
+fn alerts_use_metrics_of_the_contract() {
+    let contract = contract();
+    let rules = fs::read_to_string(root().join("deploy/pixelgate.rules.yml")).unwrap();
+    let names: Vec<String> = words_after(&rules, "pixelgate_").iter().map(|rest| format!("pixelgate_{rest}")).collect();
+    assert!(names.len() > 5, "the scan sees {names:?}");
+    let unknown = names.iter().filter(|name| !contract.contains(&format!("`{name}")));
+    none(unknown.map(|name| format!("deploy/pixelgate.rules.yml: `{name}` is not in docs/contract.md")).collect());
+}
+
 /// The identifiers that follow each occurrence of `start`.
 fn words_after(text: &str, start: &str) -> BTreeSet<String> {
     text.match_indices(start).map(|(at, _)| identifier(&text[at + start.len()..])).collect()
