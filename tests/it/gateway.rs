@@ -1,0 +1,204 @@
+//! The real binary: where it lives (`Site`), one run of it (`Gateway`), and the ways to end one.
+//!
+//! A `Site` keeps directory, config and ports over many runs, so that a killed gateway comes back as itself.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::client::Client;
+
+/// The pixel that every site knows.
+pub const PIXEL: &str = "6010000000001";
+/// How long anything that must happen may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const STEP: Duration = Duration::from_millis(5);
+
+/// A data directory with its config and ports.
+pub struct Site {
+    root: tempfile::TempDir,
+    /// Public listener.
+    pub public: SocketAddr,
+    /// Ops listener.
+    pub ops: SocketAddr,
+}
+
+impl Site {
+    /// A fresh directory. `extra` is TOML after the tables `server`, `ops`, `limits` and `registry`.
+    pub fn new(extra: &str) -> Site {
+        Site::with_server("", extra)
+    }
+
+    /// As `new`, with further lines in the table `server`.
+    pub fn with_server(server: &str, extra: &str) -> Site {
+        let root = tempfile::Builder::new().prefix("site-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let site = Site { root, public: free_address(), ops: free_address() };
+        let (public, ops, data) = (site.public, site.ops, site.data());
+        // `data_dir_unsafe`: build machines have all kinds of file systems; a crash of the process needs no disk.
+        let config = format!(
+            "data_dir = {data:?}\ndata_dir_unsafe = true\n\n[server]\nlisten = \"{public}\"\nworkers = 2\n\
+             trusted_proxies = []\n{server}\n\n[ops]\nlisten = \"{ops}\"\n\n[limits]\nmode = \"off\"\n\n[registry]\n\
+             pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n\n\
+             {extra}\n"
+        );
+        fs::write(site.config(), config).unwrap();
+        site
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// The config file.
+    pub fn config(&self) -> PathBuf {
+        self.root.path().join("pixelgate.toml")
+    }
+
+    /// Everything that the gateways of this site wrote to stderr.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Starts the gateway and waits until it is ready.
+    pub fn start(&self) -> Gateway<'_> {
+        let mut gateway = self.launch();
+        gateway.wait_ready();
+        gateway
+    }
+
+    /// Starts the gateway and waits for nothing.
+    pub fn launch(&self) -> Gateway<'_> {
+        let stderr = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let stdout = File::create(self.root.path().join("stdout.log")).unwrap();
+        let mut command = binary();
+        command.args(["serve", "--config"]).arg(self.config());
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
+        Gateway { site: self, child, ended: None }
+    }
+
+    /// Runs another command of the program on this site's config to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = binary();
+        command.args(arguments).arg("--config").arg(self.config()).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.root.path().join("stderr.log")
+    }
+}
+
+/// One run.
+pub struct Gateway<'a> {
+    site: &'a Site,
+    child: Child,
+    ended: Option<ExitStatus>,
+}
+
+impl Gateway<'_> {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Polls `/readyz` until it says 200.
+    pub fn wait_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if matches!(self.readiness(), Some(200)) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.ended = Some(status);
+                panic!("the gateway ended with {status}; it said:\n{}", self.site.log());
+            }
+            assert!(Instant::now() < deadline, "not ready in time; it said:\n{}", self.site.log());
+            thread::sleep(STEP);
+        }
+    }
+
+    /// The status of `/readyz`, if it answers.
+    pub fn readiness(&self) -> Option<u16> {
+        let mut client = Client::connect(self.site.ops).ok()?;
+        client.get("/readyz").ok().map(|reply| reply.status)
+    }
+
+    /// `kill -9`: no code of the program runs after this.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        let status = self.child.wait().unwrap();
+        self.ended = Some(status);
+        assert_eq!(status.signal(), Some(9), "it had ended before: {status}; it said:\n{}", self.site.log());
+    }
+
+    /// Sends SIGTERM and doesn't wait.
+    pub fn ask_to_stop(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.ended = Some(status);
+                return status;
+            }
+            assert!(Instant::now() < deadline, "did not end in time; it said:\n{}", self.site.log());
+            thread::sleep(STEP);
+        }
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn stop(self) -> Option<i32> {
+        self.ask_to_stop();
+        self.wait().code()
+    }
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            // Only a failed test gets here; nothing may outlive it.
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+/// The program under test, without the environment's own settings.
+pub fn binary() -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_pixelgate")));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PIXELGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A loopback port that is free now. Below the range that the kernel gives to outgoing connections: a load generator
+/// that connects to a killed gateway's port in that range can be connected to itself, and then holds the port.
+pub fn free_address() -> SocketAddr {
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 18_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (start.wrapping_add(step)) % COUNT;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port on loopback");
+}

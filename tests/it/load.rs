@@ -1,0 +1,136 @@
+//! Load with a ledger: what was sent, what was acknowledged under which record id, what was refused.
+//!
+//! The obligation begins with the 2xx and not before; a request without an answer may have become a record or not.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::client::{Client, Reply};
+use super::gateway::{PATIENCE, PIXEL};
+
+/// What the senders know at the end.
+#[derive(Default)]
+pub struct Ledger {
+    /// Every nonce that left.
+    pub sent: HashSet<String>,
+    /// Record id of each acknowledged request, with its nonce.
+    pub acknowledged: HashMap<String, String>,
+    /// Nonces whose reply says that nothing was recorded.
+    pub refused: HashMap<String, String>,
+    /// Nonces without an answer, or with one that leaves it open.
+    pub open: HashSet<String>,
+}
+
+/// Running senders.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    senders: Vec<JoinHandle<Ledger>>,
+}
+
+impl Load {
+    /// Starts senders that go on, over restarts of the gateway, until `finish`.
+    pub fn start(address: SocketAddr, senders: u64) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let start = |sender| {
+            let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+            thread::spawn(move || send(address, sender, &stop, &acknowledged))
+        };
+        let senders = (0..senders).map(start).collect();
+        Load { stop, acknowledged, senders }
+    }
+
+    /// How many are acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more are acknowledged.
+    pub fn wait_for(&self, more: u64) {
+        let goal = self.acknowledged() + more;
+        let deadline = Instant::now() + PATIENCE;
+        while self.acknowledged() < goal {
+            assert!(Instant::now() < deadline, "{} of {goal} acknowledged in time", self.acknowledged());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Stops the senders, each after its last answer, and adds up what they know.
+    pub fn finish(self) -> Ledger {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Ledger::default();
+        for sender in self.senders {
+            let ledger = sender.join().expect("a sender panicked");
+            all.sent.extend(ledger.sent);
+            for (id, nonce) in ledger.acknowledged {
+                let earlier = all.acknowledged.insert(id, nonce);
+                assert_eq!(earlier, None, "two requests were answered with one record id");
+            }
+            all.refused.extend(ledger.refused);
+            all.open.extend(ledger.open);
+        }
+        all
+    }
+}
+
+fn send(address: SocketAddr, sender: u64, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
+    let mut ledger = Ledger::default();
+    let mut connection: Option<Client> = None;
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Some(client) = &mut connection else {
+            connection = Client::connect(address).ok();
+            if connection.is_none() {
+                thread::sleep(Duration::from_millis(2)); // nobody listens: don't keep a core from the one who starts
+            }
+            continue;
+        };
+        number += 1;
+        let nonce = format!("{sender}-{number}");
+        ledger.sent.insert(nonce.clone());
+        let reply = offer(client, number, &nonce);
+        if !note(&mut ledger, nonce, reply.as_ref().ok(), acknowledged) {
+            connection = None;
+        }
+    }
+    ledger
+}
+
+/// Every fourth is a POST, so that both ways are under load.
+fn offer(client: &mut Client, number: u64, nonce: &str) -> std::io::Result<Reply> {
+    let pairs = format!("id={PIXEL}&value={}.50&currency=GBP&nonce={nonce}", number % 1000);
+    match number % 4 {
+        0 => client.post("/offsite_event.php", "application/x-www-form-urlencoded", &pairs),
+        _ => client.get(&format!("/offsite_event.php?{pairs}")),
+    }
+}
+
+/// Enters one answer; false if the connection is of no further use.
+fn note(ledger: &mut Ledger, nonce: String, reply: Option<&Reply>, acknowledged: &AtomicU64) -> bool {
+    let Some(reply) = reply else {
+        ledger.open.insert(nonce);
+        return false;
+    };
+    let closes = reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    match (reply.status, reply.record_id(), reply.reason()) {
+        (200 | 204, Some(id), None) => {
+            let earlier = ledger.acknowledged.insert(id.to_owned(), nonce);
+            assert_eq!(earlier, None, "two requests were answered with one record id");
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        (503, _, Some("journal_unavailable")) => {
+            ledger.open.insert(nonce);
+        }
+        (status, _, Some(reason)) if status >= 400 => {
+            ledger.refused.insert(nonce, reason.to_owned());
+            thread::sleep(Duration::from_millis(1)); // it was told to come later
+        }
+        _ => panic!("an answer that says neither yes nor no: {reply:?}"),
+    }
+    !closes
+}

@@ -1,0 +1,82 @@
+//! SIGTERM: a clean drain in the contract's order, within its deadline, with nothing acknowledged left behind.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::audit::{CLEAN, audit, balanced_stat, export};
+use super::client::Client;
+use super::gateway::{PATIENCE, PIXEL, Site};
+use super::load::Load;
+
+#[test]
+fn a_sigterm_under_load_ends_with_0_and_keeps_what_was_acknowledged() {
+    for acknowledge in ["synced", "written"] {
+        let site = Site::new(&format!("[journal]\nacknowledge = \"{acknowledge}\"\n"));
+        let gateway = site.start();
+        let load = Load::start(site.public, 6);
+        load.wait_for(300);
+        assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+        let ledger = load.finish();
+        assert_eq!(audit(&ledger, &export(&site)), CLEAN, "{}", site.log());
+        balanced_stat(&site);
+    }
+}
+
+#[test]
+fn during_the_delay_it_is_unready_and_still_serves() {
+    let site = Site::with_server("shutdown_delay = \"3s\"", "");
+    let gateway = site.start();
+    gateway.ask_to_stop();
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.readiness() != Some(503) {
+        assert!(Instant::now() < deadline, "never unready");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut client = Client::connect(site.public).unwrap();
+    let reply = client.get(&format!("/offsite_event.php?id={PIXEL}")).unwrap();
+    assert_eq!(reply.status, 200, "load balancers that don't look at readiness yet lose nothing");
+    drop(client);
+    assert_eq!(gateway.wait().code(), Some(0));
+    assert_eq!(export(&site).len(), 1);
+}
+
+#[test]
+fn a_client_that_never_finishes_holds_the_stop_up_no_longer_than_the_timeout() {
+    let site = Site::with_server("shutdown_timeout = \"2s\"\nbody_timeout = \"60s\"", "");
+    let gateway = site.start();
+    let mut client = Client::connect(site.public).unwrap();
+    let head = format!("POST /offsite_event.php?id={PIXEL} HTTP/1.1\r\nHost: gateway.test\r\n");
+    client.send(format!("{head}Content-Type: text/plain\r\nContent-Length: 100\r\n\r\nvalue=").as_bytes()).unwrap();
+    let asked = Instant::now();
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    assert!(asked.elapsed() < Duration::from_secs(15), "it took {:?}", asked.elapsed());
+    assert!(export(&site).is_empty());
+}
+
+#[test]
+fn a_slow_client_is_served() {
+    let site = Site::new("");
+    let gateway = site.start();
+    let mut client = Client::connect(site.public).unwrap();
+    let request = format!("GET /offsite_event.php?id={PIXEL}&value=5 HTTP/1.1\r\nHost: gateway.test\r\n\r\n");
+    for piece in request.as_bytes().chunks(7) {
+        client.send(piece).unwrap();
+        thread::sleep(Duration::from_millis(2)); // the slowness is the subject
+    }
+    assert_eq!(client.reply().unwrap().status, 200);
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(export(&site).len(), 1);
+}
+
+#[test]
+fn after_the_end_nobody_listens() {
+    let site = Site::new("");
+    let gateway = site.start();
+    let mut idle = TcpStream::connect(site.public).unwrap();
+    idle.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(idle.read(&mut [0; 1]).unwrap_or(0), 0, "an idle connection is closed");
+    assert!(TcpStream::connect(site.public).is_err());
+}
