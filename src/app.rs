@@ -19,6 +19,7 @@ use crate::http::{management, ops};
 use crate::ingest::Ingest;
 use crate::journal::{Commit, Health, Journal, Observer};
 use crate::node::Node;
+use crate::publish::Publisher;
 use crate::registry::Registry;
 use crate::time::{Clock, SystemClock};
 
@@ -47,6 +48,7 @@ pub struct Running {
     ops_server: ServerHandle,
     journal: Journal,
     registry: Arc<Registry>,
+    publisher: Option<Arc<Publisher>>,
     serving: Arc<AtomicBool>,
     config: Config,
     node: Node,
@@ -68,9 +70,14 @@ impl Running {
         let journal = Journal::open(config.journal.clone(), clock.clone(), Arc::new(Quiet))
             .map_err(|error| Refusal(error.into()))?;
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(|error| Refusal(error.into()))?;
+        let mut publisher = None;
+        if !config.kafka.brokers.is_empty() {
+            let started = Publisher::start(config.kafka.clone(), &node.node_id, journal.clone(), clock.clone());
+            publisher = Some(Arc::new(started.map_err(|error| Refusal(error.into()))?));
+        }
         let serving = Arc::new(AtomicBool::new(false));
         let public_server = serve_public(&config, public, &node, &journal, &registry, &clock)?;
-        let ops_server = serve_ops(ops, &journal, &registry, &serving)?;
+        let ops_server = serve_ops(ops, &journal, &registry, &publisher, &serving)?;
         let handles = (public_server.handle(), ops_server.handle());
         actix_web::rt::spawn(public_server);
         actix_web::rt::spawn(ops_server);
@@ -81,6 +88,7 @@ impl Running {
             ops_server: handles.1,
             journal,
             registry,
+            publisher,
             serving,
             config,
             node,
@@ -112,6 +120,13 @@ impl Running {
         }
         let journal = self.journal.clone();
         let timeout = server.shutdown_timeout;
+        if let Some(publisher) = self.publisher.clone() {
+            let timeout = server.shutdown_timeout;
+            let stopped = web::block(move || publisher.stop(timeout, &SystemClock)).await.unwrap_or(false);
+            if !stopped {
+                tracing::warn!("the publisher did not stop in time; the next start asks Kafka what it has");
+            }
+        }
         let closed = web::block(move || journal.close(timeout, &SystemClock)).await.unwrap_or(false);
         if let Err(error) = self.registry.close() {
             tracing::warn!(%error, "the registry could not be closed");
@@ -169,12 +184,14 @@ fn serve_ops(
     listener: TcpListener,
     journal: &Journal,
     registry: &Arc<Registry>,
+    publisher: &Option<Arc<Publisher>>,
     serving: &Arc<AtomicBool>,
 ) -> Result<Server, Refusal> {
+    let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
     let (journal, registry, serving) = (journal.clone(), registry.clone(), serving.clone());
     let http = HttpServer::new(move || {
         let (journal, registry, serving) = (journal.clone(), registry.clone(), serving.clone());
-        let state = Arc::new(ops::State { journal, registry, serving });
+        let state = Arc::new(ops::State { journal, registry, publishing: publishing.clone(), serving });
         App::new().configure(|services| ops::configure(services, state))
     })
     .workers(1)

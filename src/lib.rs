@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod journal;
 pub mod node;
 pub mod pixel;
+pub mod publish;
 pub mod record;
 pub mod registry;
 pub mod time;

@@ -15,7 +15,7 @@ use source::Source;
 use crate::event::privacy::{self, ClientIp, UrlQuery};
 use crate::ingest::{self, UnknownPixel};
 use crate::pixel::{Pixel, PixelId};
-use crate::{journal, registry};
+use crate::{journal, publish, registry};
 
 /// The effective configuration.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub ops_listen: SocketAddr,
     /// `journal.*`.
     pub journal: journal::Options,
+    /// `kafka.*`.
+    pub kafka: publish::Options,
     /// `registry.*`.
     pub registry: registry::Options,
     /// `registry.snippet_value` and `.snippet_currency`.
@@ -64,6 +66,30 @@ pub struct Server {
     /// `server.shutdown_timeout`.
     pub shutdown_timeout: Duration,
 }
+
+/// librdkafka properties that are ours to set.
+const PROMISES: &[&str] = &[
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "transactional.id",
+    "transaction.timeout.ms",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "partitioner",
+    "isolation.level",
+    "group.id",
+    "enable.auto.commit",
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
+    "delivery.report.only.error",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "retries",
+    "message.send.max.retries",
+];
 
 /// Reads a file (if any), the environment, and builds the whole.
 pub fn load(
@@ -102,6 +128,24 @@ impl Config {
             shutdown_delay: from.span("server.shutdown_delay", "0s"),
             shutdown_timeout: from.span("server.shutdown_timeout", "20s"),
         };
+        let kafka = publish::Options {
+            brokers: from.list("kafka.brokers"),
+            events_topic: from.text("kafka.events_topic", "pixelgate.events"),
+            rejected_topic: Some(from.text("kafka.rejected_topic", "pixelgate.rejected"))
+                .filter(|topic| !topic.is_empty()),
+            partitions: from.number("kafka.partitions", 0, 0..=10_000) as i32,
+            replication_factor: from.number("kafka.replication_factor", 0, 0..=100) as i32,
+            transaction_timeout: from.span("kafka.transaction_timeout", "15s"),
+            client: from.map("kafka.client"),
+        };
+        for name in kafka.client.keys().filter(|name| PROMISES.contains(&name.as_str())) {
+            from.problem(&format!("kafka.client.{name}"), "set by pixelgate, as its promises rest on it".into());
+        }
+        let kafka = publish::Options {
+            partitions: if kafka.partitions == 0 { -1 } else { kafka.partitions },
+            replication_factor: if kafka.replication_factor == 0 { -1 } else { kafka.replication_factor },
+            ..kafka
+        };
         let journal = journal::Options {
             data_dir: data_dir.clone(),
             acknowledge: from.choice(
@@ -117,7 +161,7 @@ impl Config {
                 "skip",
                 &[("skip", journal::OnDamage::Skip), ("stop", journal::OnDamage::Stop)],
             ),
-            publishes: false,
+            publishes: !kafka.brokers.is_empty(),
         };
         let rules = privacy::Options {
             client_ip: from.choice(
@@ -157,6 +201,7 @@ impl Config {
             server,
             ops_listen: from.address("ops.listen", "127.0.0.1:8081"),
             journal,
+            kafka,
             registry,
             snippet: (from.text("registry.snippet_value", "0.00"), from.text("registry.snippet_currency", "USD")),
             ingest,

@@ -1,6 +1,6 @@
 //! Where words come from: a merged table of keys, read one by one, with a list of everything that is wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -144,6 +144,45 @@ impl Source {
         self.parsed(key, default, &format!("allowed: {}", words.join(", ")), |word| {
             choices.iter().find(|(known, _)| *known == word).map(|(_, value)| *value)
         })
+    }
+
+    /// Texts: an array, or one text with commas; empty = none.
+    pub(super) fn list(&mut self, key: &str) -> Vec<String> {
+        let words = match self.take(key) {
+            None => Vec::new(),
+            Some(Value::String(text)) => text.split(',').map(|word| word.trim().to_owned()).collect(),
+            Some(Value::Array(values)) if values.iter().all(Value::is_str) => {
+                values.iter().filter_map(Value::as_str).map(|word| word.trim().to_owned()).collect()
+            }
+            Some(_) => {
+                self.problem(key, "must be an array of texts or one text with commas".into());
+                Vec::new()
+            }
+        };
+        words.into_iter().filter(|word| !word.is_empty()).collect()
+    }
+
+    /// A table of any names, quoted (`"sasl.password"`), dotted or from the environment (`SASL_PASSWORD`).
+    pub(super) fn map(&mut self, key: &str) -> BTreeMap<String, String> {
+        let (mut map, mut todo) = (BTreeMap::new(), Vec::new());
+        match self.take(key) {
+            None => return map,
+            Some(Value::Table(table)) => todo.push((String::new(), table)),
+            Some(_) => self.problem(key, "must be a table".into()),
+        }
+        while let Some((prefix, table)) = todo.pop() {
+            for (name, value) in table {
+                let name = format!("{prefix}{}", name.replace('_', "."));
+                match value {
+                    Value::Table(inner) => todo.push((format!("{name}."), inner)),
+                    Value::String(text) => drop(map.insert(name, text)),
+                    Value::Integer(number) => drop(map.insert(name, number.to_string())),
+                    Value::Boolean(truth) => drop(map.insert(name, truth.to_string())),
+                    _ => self.problem(&format!("{key}.{name}"), "must be one value".into()),
+                }
+            }
+        }
+        map
     }
 
     pub(super) fn tables(&mut self, key: &str) -> Vec<Table> {

@@ -9,6 +9,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::journal::{Health, Journal};
+use crate::publish::Stats;
 use crate::registry::Registry;
 
 /// What the routes ask.
@@ -17,6 +18,8 @@ pub struct State {
     pub journal: Journal,
     /// Known pixels.
     pub registry: Arc<Registry>,
+    /// The publisher's figures; `None` without Kafka.
+    pub publishing: Option<Arc<Stats>>,
     /// Set when the start is complete, cleared when the stop begins.
     pub serving: Arc<AtomicBool>,
 }
@@ -77,5 +80,21 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
         let _ =
             write!(text, "# HELP pixelgate_{name} {help}\n# TYPE pixelgate_{name} gauge\npixelgate_{name} {value}\n");
     }
+    if let Some(publishing) = &state.publishing {
+        publish_metrics(publishing, &mut text);
+    }
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(text)
+}
+
+fn publish_metrics(publishing: &Stats, text: &mut String) {
+    let _ = writeln!(text, "# HELP pixelgate_publish_blocked What holds publishing up.");
+    let _ = writeln!(text, "# TYPE pixelgate_publish_blocked gauge");
+    for (word, cause) in Stats::CAUSES {
+        let blocked = u8::from(publishing.is_blocked_by(cause));
+        let _ = writeln!(text, "pixelgate_publish_blocked{{cause=\"{word}\"}} {blocked}");
+    }
+    let restarts = publishing.restarts.load(Ordering::Relaxed);
+    let _ = writeln!(text, "# HELP pixelgate_publisher_restarts_total Clients dropped and made again.");
+    let _ = writeln!(text, "# TYPE pixelgate_publisher_restarts_total counter");
+    let _ = writeln!(text, "pixelgate_publisher_restarts_total {restarts}");
 }

@@ -279,6 +279,11 @@ impl Journal {
         self.0.common.view.wait(from, timeout)
     }
 
+    /// Ends all waiting of readers, as at a stop.
+    pub fn wake_readers(&self) {
+        self.0.common.view.wake();
+    }
+
     /// Position after the last durable record.
     pub fn synced(&self) -> Position {
         self.0.common.view.end()

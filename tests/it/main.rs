@@ -12,8 +12,3 @@ mod cli;
 mod crash;
 mod schema;
 mod shutdown;
-
-#[cfg(feature = "e2e")]
-mod broker;
-#[cfg(feature = "e2e")]
-mod kill_loop;
