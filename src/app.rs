@@ -21,6 +21,7 @@ use crate::journal::{Commit, Health, Journal, Observer};
 use crate::node::Node;
 use crate::publish::Publisher;
 use crate::registry::Registry;
+use crate::rejects::Allowance;
 use crate::time::{Clock, SystemClock};
 
 /// How often the journal's health is looked at.
@@ -158,11 +159,13 @@ fn serve_public(
         ..management::State::new(registry.clone(), snippet, clock.clone())
     });
     let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
+    let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
     let (journal, registry, clock) = (journal.clone(), registry.clone(), clock.clone());
     let http = HttpServer::new(move || {
         let (appender, driver) = journal.appender();
         actix_web::rt::spawn(driver);
-        let ingest = Ingest::new(options.clone(), node_id.clone(), registry.clone(), appender, clock.clone());
+        let ingest =
+            Ingest::new(options.clone(), node_id.clone(), registry.clone(), appender, clock.clone(), rejects.clone());
         let worker = Rc::new(Worker { ingest, bounds });
         let state = state.clone();
         App::new()

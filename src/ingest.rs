@@ -13,9 +13,10 @@ use crate::event::parse::parse;
 use crate::event::rejection::Rejection;
 use crate::event::{Client, RawEvent, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
-use crate::pixel::Pixel;
+use crate::pixel::{Pixel, PixelId};
 use crate::record::{Head, Kind};
 use crate::registry::{Lookup, Registry};
+use crate::rejects::Allowance;
 use crate::time::{Clock, Timestamp, uuid_v7};
 
 /// What to do with an id that nobody knows.
@@ -36,6 +37,8 @@ pub struct Options {
     pub unknown_pixel: UnknownPixel,
     /// What is kept of a visitor.
     pub privacy: privacy::Options,
+    /// Whether rejected requests are journaled (`kafka.rejected_topic` is not empty).
+    pub journal_rejected: bool,
 }
 
 /// An event that is on its way to the disk.
@@ -66,6 +69,7 @@ pub struct Ingest {
     random: RefCell<SmallRng>,
     /// `received_at` never runs backwards within a run (per worker; across workers by the clock's own order).
     newest: Cell<Timestamp>,
+    rejects: RefCell<Allowance>,
 }
 
 impl Ingest {
@@ -76,11 +80,21 @@ impl Ingest {
         registry: Arc<Registry>,
         appender: Appender,
         clock: Arc<dyn Clock>,
+        rejects: Allowance,
     ) -> Ingest {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).expect("the operating system has random bytes");
         let random = RefCell::new(SmallRng::from_seed(seed));
-        Ingest { options, node_id, registry, appender, clock, random, newest: Cell::new(Timestamp(0)) }
+        Ingest {
+            options,
+            node_id,
+            registry,
+            appender,
+            clock,
+            random,
+            newest: Cell::new(Timestamp(0)),
+            rejects: rejects.into(),
+        }
     }
 
     /// Judges a request and, if it is an event, encodes it into the journal's buffer.
@@ -105,11 +119,7 @@ impl Ingest {
             event.warnings.add(Warning::Prefetch);
             return Ok(Outcome::Ignored(event.warnings));
         }
-        let received = self.clock.now().max(self.newest.get());
-        self.newest.set(received);
-        let mut random = [0; 10];
-        self.random.borrow_mut().fill_bytes(&mut random);
-        let id = uuid_v7(received, random);
+        let (id, received) = self.identity();
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let head = Head { kind: Kind::Event, id, time_ms: received.0 };
         let mut key = KeyText::default();
@@ -124,6 +134,42 @@ impl Ingest {
         }
         Ok(Outcome::Accepted(Accepted { receipt, id, warnings: event.warnings }))
     }
+}
+
+impl Ingest {
+    fn identity(&self) -> ([u8; 16], Timestamp) {
+        let received = self.clock.now().max(self.newest.get());
+        self.newest.set(received);
+        let mut random = [0; 10];
+        self.random.borrow_mut().fill_bytes(&mut random);
+        (uuid_v7(received, random), received)
+    }
+
+    /// Keeps a rejected request, best effort and un-awaited. The journal's own refusals and limits are not kept.
+    pub fn keep_rejected(&self, reason: Rejection, raw: &[u8], client: &Client<'_>) {
+        let ours = reason == Rejection::RateLimited || reason.status() == 503;
+        let bytes = raw.len() + REJECTED_OVERHEAD_BYTES;
+        if !self.options.journal_rejected || ours || !self.rejects.borrow_mut().take(self.clock.monotonic(), bytes) {
+            return;
+        }
+        let (id, received) = self.identity();
+        let stamp = Stamp { id, received, node_id: &self.node_id };
+        let head = Head { kind: Kind::Rejected, id, time_ms: received.0 };
+        let pixel_id = named_pixel(raw);
+        let key = pixel_id.map(|id| id.to_string()).unwrap_or_default();
+        // Refused for room: a rejected request is the first to be dropped.
+        let _ = self.appender.append(head, key.as_bytes(), |out| {
+            encode::rejected(out, &stamp, reason, pixel_id, raw, client, &self.options.privacy);
+        });
+    }
+}
+
+/// What a rejected record takes beside its `raw`: names, identity, a long user agent and URL.
+const REJECTED_OVERHEAD_BYTES: usize = 512;
+
+/// The pixel id that a query names, if it is one.
+fn named_pixel(raw: &[u8]) -> Option<PixelId> {
+    raw.split(|byte| *byte == b'&').find_map(|pair| PixelId::parse(pair.strip_prefix(b"id=")?))
 }
 
 /// The digits of a pixel id on the stack.

@@ -17,4 +17,5 @@ pub mod pixel;
 pub mod publish;
 pub mod record;
 pub mod registry;
+pub mod rejects;
 pub mod time;

@@ -294,6 +294,21 @@ fn the_contract_has_each_metric_of_the_program() {
 }
 
 #[test]
+fn each_dependency_has_its_reason() {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let reasons = fs::read_to_string(root().join("docs/decisions/0001-dependencies.md")).unwrap();
+    let mut offences = Vec::new();
+    for table in ["dependencies", "dev-dependencies"] {
+        for name in manifest[table].as_table().unwrap().keys() {
+            if !reasons.contains(&format!("\n| `{name}` | ")) {
+                offences.push(format!("docs/decisions/0001-dependencies.md: no line for {name}"));
+            }
+        }
+    }
+    none(offences);
+}
+
+#[test]
 fn alerts_use_metrics_of_the_contract() {
     let contract = contract();
     let rules = fs::read_to_string(root().join("deploy/pixelgate.rules.yml")).unwrap();

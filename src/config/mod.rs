@@ -184,6 +184,7 @@ impl Config {
                 &[("reject", UnknownPixel::Reject), ("flag", UnknownPixel::Flag)],
             ),
             privacy: rules,
+            journal_rejected: kafka.rejected_topic.is_some(),
         };
         let registry = registry::Options {
             mode: from.choice("registry.mode", "local", &[("local", registry::Mode::Local)]),
@@ -263,7 +264,7 @@ mod tests {
     fn every_problem_is_told_at_once() {
         let problems = from(
             "node_id = 'a b'\n[server]\nlisten = 'nowhere'\nworkers = 0\nbody_timeout = '10 parsecs'\nlisen = 1\n\
-             [journal]\nmax_bytes = '1'\nacknowledge = 'maybe'\n[privacy]\nhonor_gpc = 'yes'\n[kafka]\nbrokers = 'x'\n",
+             [journal]\nmax_bytes = '1'\nacknowledge = 'maybe'\n[privacy]\nhonor_gpc = 'yes'\n[kafka]\nbrokers = 1\n",
             &[("PIXELGATE_LOG__LEVL", "info")],
         )
         .unwrap_err();

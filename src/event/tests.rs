@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn the_longest_event_fits_the_journal(names in prop::collection::vec("[a-z]{1,200}", 0..300), byte in 0u8..32) {
+    fn the_longest_event_fits_the_journal(names in prop::collection::vec("x[a-z]{1,199}", 0..300), byte in 0u8..32) {
         let text = format!("%{byte:02x}").repeat(300);
         let query: String = names.iter().map(|name| format!("&{name}={text}")).collect();
         let query = format!("id=1{query}");

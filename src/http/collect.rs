@@ -97,7 +97,12 @@ async fn offer(worker: &Worker, request: &HttpRequest, payload: web::Payload) ->
         cookie: bytes(header::COOKIE),
         gpc: head.headers.get("sec-gpc").is_some_and(|value| value == "1"),
     };
-    match worker.ingest.offer(raw, &client, counts)? {
+    let offered = worker.ingest.offer(raw, &client, counts);
+    if let (Err(rejection), true) = (&offered, counts) {
+        let named = if body.is_empty() || !raw.query.is_empty() { raw.query } else { &body };
+        worker.ingest.keep_rejected(*rejection, named, &client);
+    }
+    match offered? {
         Outcome::Ignored(warnings) => Ok(Some((None, warnings))),
         Outcome::Accepted(accepted) => {
             accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;

@@ -41,10 +41,9 @@ impl Site {
         let root = tempfile::Builder::new().prefix("site-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let site = Site { root, public: free_address(), ops: free_address() };
         let (public, ops, data) = (site.public, site.ops, site.data());
-        // `data_dir_unsafe`: build machines have all kinds of file systems; a crash of the process needs no disk.
         let config = format!(
-            "data_dir = {data:?}\ndata_dir_unsafe = true\n\n[server]\nlisten = \"{public}\"\nworkers = 2\n\
-             trusted_proxies = []\n{server}\n\n[ops]\nlisten = \"{ops}\"\n\n[limits]\nmode = \"off\"\n\n[registry]\n\
+            "data_dir = {data:?}\n\n[server]\nlisten = \"{public}\"\nworkers = 2\n\
+             {server}\n\n[ops]\nlisten = \"{ops}\"\n\n[registry]\n\
              pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n\n\
              {extra}\n"
         );

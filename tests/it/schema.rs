@@ -82,9 +82,7 @@ fn real_records_keep_their_schema() {
         format!("/offsite_event.php?id={PIXEL}"),
         format!("/offsite_event.php?id={PIXEL}&amp;value=%2B007.50&amp;currency=gbp&test=1&ev=Purchase&eid=o-1"),
         format!("/offsite_event.php?id={PIXEL}&value=[VALUE]&currency=Dhs&cd[a]=%FF%00%22&a=1&a=2&value="),
-        format!(
-            "/offsite_event.php?id={PIXEL}&value=-0.00000001&dl=https%3A%2F%2Fshop.test%2F%3Fq%3D1&pg=fp1&fbp=fb.1.2.3"
-        ),
+        format!("/offsite_event.php?id={PIXEL}&value=-0.00000001&dl=https%3A%2F%2Fshop.test%2F%3Fq%3D1&pg=fp1"),
         format!("/offsite_event.php?id={PIXEL}&ts=1700000000000&st=1700000000500&rl=%E2%82%AC"),
     ];
     for target in &events {
