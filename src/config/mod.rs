@@ -110,42 +110,9 @@ pub fn load(
 impl Config {
     fn build(mut source: Source) -> Result<Config, Vec<Problem>> {
         let from = &mut source;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let data_dir = PathBuf::from(from.text("data_dir", "pixelgate-data"));
-        let listen = from.address("server.listen", "127.0.0.1:8080");
-        let public_url = from.text("server.public_url", &format!("http://{listen}"));
-        if !privacy::is_url(&public_url) || public_url.contains(['"', '\'', '<', '>', '\\', ' ']) {
-            from.problem("server.public_url", format!("{public_url:?} is no http or https URL"));
-        }
-        let server = Server {
-            listen,
-            workers: from.number("server.workers", cores as u64, 1..=1024) as usize,
-            public_url: public_url.trim_end_matches('/').to_owned(),
-            max_connections: from.number("server.max_connections", 10_000, 1..=1_000_000) as usize,
-            max_uri_bytes: from.size("server.max_uri_bytes", "16KiB", 256..=64 << 10) as usize,
-            max_body_bytes: from.size("limits.max_body_bytes", "64KiB", 1024..=16 << 20) as usize,
-            body_timeout: from.span("server.body_timeout", "10s"),
-            shutdown_delay: from.span("server.shutdown_delay", "0s"),
-            shutdown_timeout: from.span("server.shutdown_timeout", "20s"),
-        };
-        let kafka = publish::Options {
-            brokers: from.list("kafka.brokers"),
-            events_topic: from.text("kafka.events_topic", "pixelgate.events"),
-            rejected_topic: Some(from.text("kafka.rejected_topic", "pixelgate.rejected"))
-                .filter(|topic| !topic.is_empty()),
-            partitions: from.number("kafka.partitions", 0, 0..=10_000) as i32,
-            replication_factor: from.number("kafka.replication_factor", 0, 0..=100) as i32,
-            transaction_timeout: from.span("kafka.transaction_timeout", "15s"),
-            client: from.map("kafka.client"),
-        };
-        for name in kafka.client.keys().filter(|name| PROMISES.contains(&name.as_str())) {
-            from.problem(&format!("kafka.client.{name}"), "set by pixelgate, as its promises rest on it".into());
-        }
-        let kafka = publish::Options {
-            partitions: if kafka.partitions == 0 { -1 } else { kafka.partitions },
-            replication_factor: if kafka.replication_factor == 0 { -1 } else { kafka.replication_factor },
-            ..kafka
-        };
+        let server = server(from);
+        let kafka = kafka(from);
         let journal = journal::Options {
             data_dir: data_dir.clone(),
             acknowledge: from.choice(
@@ -163,29 +130,7 @@ impl Config {
             ),
             publishes: !kafka.brokers.is_empty(),
         };
-        let rules = privacy::Options {
-            client_ip: from.choice(
-                "privacy.client_ip",
-                "truncated",
-                &[("truncated", ClientIp::Truncated), ("full", ClientIp::Full), ("none", ClientIp::None)],
-            ),
-            url_query: from.choice(
-                "privacy.url_query",
-                "allowlist",
-                &[("allowlist", UrlQuery::Allowlist), ("keep", UrlQuery::Keep), ("drop", UrlQuery::Drop)],
-            ),
-            honor_gpc: from.truth("privacy.honor_gpc", true),
-        };
-        let ingest = ingest::Options {
-            strict: from.truth("validation.strict", false),
-            unknown_pixel: from.choice(
-                "validation.unknown_pixel",
-                "reject",
-                &[("reject", UnknownPixel::Reject), ("flag", UnknownPixel::Flag)],
-            ),
-            privacy: rules,
-            journal_rejected: kafka.rejected_topic.is_some(),
-        };
+        let ingest = ingest(from, kafka.rejected_topic.is_some());
         let registry = registry::Options {
             mode: from.choice("registry.mode", "local", &[("local", registry::Mode::Local)]),
             data_dir: data_dir.clone(),
@@ -222,6 +167,72 @@ impl Config {
             from.problem("registry.snippet_currency", "must be an active ISO 4217 code".into());
         }
         source.finish(config)
+    }
+}
+
+fn server(from: &mut Source) -> Server {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let listen = from.address("server.listen", "127.0.0.1:8080");
+    let public_url = from.text("server.public_url", &format!("http://{listen}"));
+    if !privacy::is_url(&public_url) || public_url.contains(['"', '\'', '<', '>', '\\', ' ']) {
+        from.problem("server.public_url", format!("{public_url:?} is no http or https URL"));
+    }
+    Server {
+        listen,
+        workers: from.number("server.workers", cores as u64, 1..=1024) as usize,
+        public_url: public_url.trim_end_matches('/').to_owned(),
+        max_connections: from.number("server.max_connections", 10_000, 1..=1_000_000) as usize,
+        max_uri_bytes: from.size("server.max_uri_bytes", "16KiB", 256..=64 << 10) as usize,
+        max_body_bytes: from.size("limits.max_body_bytes", "64KiB", 1024..=16 << 20) as usize,
+        body_timeout: from.span("server.body_timeout", "10s"),
+        shutdown_delay: from.span("server.shutdown_delay", "0s"),
+        shutdown_timeout: from.span("server.shutdown_timeout", "20s"),
+    }
+}
+
+fn kafka(from: &mut Source) -> publish::Options {
+    let kafka = publish::Options {
+        brokers: from.list("kafka.brokers"),
+        events_topic: from.text("kafka.events_topic", "pixelgate.events"),
+        rejected_topic: Some(from.text("kafka.rejected_topic", "pixelgate.rejected")).filter(|topic| !topic.is_empty()),
+        partitions: from.number("kafka.partitions", 0, 0..=10_000) as i32,
+        replication_factor: from.number("kafka.replication_factor", 0, 0..=100) as i32,
+        transaction_timeout: from.span("kafka.transaction_timeout", "15s"),
+        client: from.map("kafka.client"),
+    };
+    for name in kafka.client.keys().filter(|name| PROMISES.contains(&name.as_str())) {
+        from.problem(&format!("kafka.client.{name}"), "set by pixelgate, as its promises rest on it".into());
+    }
+    publish::Options {
+        partitions: if kafka.partitions == 0 { -1 } else { kafka.partitions },
+        replication_factor: if kafka.replication_factor == 0 { -1 } else { kafka.replication_factor },
+        ..kafka
+    }
+}
+
+fn ingest(from: &mut Source, journal_rejected: bool) -> ingest::Options {
+    let rules = privacy::Options {
+        client_ip: from.choice(
+            "privacy.client_ip",
+            "truncated",
+            &[("truncated", ClientIp::Truncated), ("full", ClientIp::Full), ("none", ClientIp::None)],
+        ),
+        url_query: from.choice(
+            "privacy.url_query",
+            "allowlist",
+            &[("allowlist", UrlQuery::Allowlist), ("keep", UrlQuery::Keep), ("drop", UrlQuery::Drop)],
+        ),
+        honor_gpc: from.truth("privacy.honor_gpc", true),
+    };
+    ingest::Options {
+        strict: from.truth("validation.strict", false),
+        unknown_pixel: from.choice(
+            "validation.unknown_pixel",
+            "reject",
+            &[("reject", UnknownPixel::Reject), ("flag", UnknownPixel::Flag)],
+        ),
+        privacy: rules,
+        journal_rejected,
     }
 }
 

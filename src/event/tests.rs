@@ -88,7 +88,8 @@ fn the_wild_is_repaired_or_flagged() {
 
 #[test]
 fn bodies_of_every_kind() {
-    let multipart = "--B\r\nContent-Disposition: form-data; name=\"id\"\r\n\r\n1\r\n--B\r\nContent-Disposition: form-data; \
+    let multipart = "--B\r\nContent-Disposition: form-data; name=\"id\"\r\n\r\n1\r\n--B\r\nContent-Disposition: \
+                     form-data; \
                      name=\"a\"\r\n\r\nx\r\n--B--\r\n";
     for (text, body, expected) in [
         ("", Body::Form(b"id=1&a=x"), json!({"params": {"a": "x"}})),
@@ -125,7 +126,8 @@ proptest! {
     #[test]
     fn any_bytes_give_valid_bounded_json_without_nulls(bytes in prop::collection::vec(any::<u8>(), 0..400),
             agent in prop::collection::vec(any::<u8>(), 0..50)) {
-        let client = Client { user_agent: Some(&agent), referer: Some(&agent), cookie: Some(&bytes), ..Client::default() };
+        let (user_agent, referer) = (Some(&agent[..]), Some(&agent[..]));
+        let client = Client { user_agent, referer, cookie: Some(&bytes), ..Client::default() };
         for body in [Body::Form(&bytes), Body::Text(&bytes), Body::Json(&bytes), Body::Multipart(&bytes, "B")] {
             if let Ok(record) = encode(RawEvent { query: b"id=1", body }, &client) {
                 prop_assert!(record.as_object().unwrap().values().all(|value| !value.is_null()));

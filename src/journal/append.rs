@@ -1,6 +1,6 @@
 //! The worker's side: records are encoded into a worker-local buffer, handed over once per tick, and waited for.
 //!
-//! One hand-over and one wake per worker and commit, whatever the number of requests: that is what makes a commit cheap.
+//! One hand-over and one wake per worker and commit, whatever the number of requests: that makes a commit cheap.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

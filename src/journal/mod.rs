@@ -27,6 +27,7 @@ mod commit;
 pub mod cursor;
 pub mod damage;
 pub mod disk;
+mod error;
 pub mod frame;
 pub mod hex;
 mod queue;
@@ -54,6 +55,7 @@ use commit::{Committer, Common, Pace};
 pub use cursor::{Cursor, StoredCursor};
 pub use damage::Damage;
 use disk::{Disk, RealDisk, is_out_of_room};
+pub use error::OpenError;
 use queue::Shared;
 pub use read::{Batch, Entry, Next, ReadError, Reader};
 use segment::{Identity, Paths};
@@ -160,53 +162,6 @@ pub struct Stats {
     pub oldest_pending_ms: Option<u64>,
     /// Whether records are taken.
     pub health: Health,
-}
-
-/// A journal can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A newer program wrote it.
-    #[error("{path}: written by a newer version (format {found}, this program knows {supported}); nothing was touched")]
-    Newer {
-        /// Which file says so.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-        /// The newest this program knows.
-        supported: u32,
-    },
-    /// A segment of another journal lies among ours.
-    #[error("{path}: belongs to another journal or was renamed; move it away")]
-    Foreign {
-        /// The segment.
-        path: PathBuf,
-    },
-    /// There are segments but nothing that says whose.
-    #[error("{path}: neither journal.json nor any segment header is readable, so the records can't be checked")]
-    Unidentified {
-        /// The first segment.
-        path: PathBuf,
-    },
-    /// There is no journal.
-    #[error("{path}: no journal here")]
-    Missing {
-        /// Where one was expected.
-        path: PathBuf,
-    },
-    /// The file system failed.
-    #[error("{path}: {source}")]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    fn io(path: &Path, source: io::Error) -> OpenError {
-        OpenError::Io { path: path.to_path_buf(), source }
-    }
 }
 
 /// A record that is still in the journal.
@@ -440,14 +395,43 @@ fn prepare(
         tracing::warn!(%error, "journal: the data directory can't be written; nothing is accepted until it can");
         unrepaired = Some(recovered);
     }
+    let (first_seq_of_run, pace) = (state.newest_seq + 1, Pace::new(&*clock));
+    let (journal, writer) = assemble(&disk, &paths, options, identity, state, cursor, &damage)?;
+    let common = journal.0.common.clone();
+    let committer = Committer {
+        common,
+        disk,
+        paths,
+        identity,
+        writer,
+        clock,
+        observer,
+        unrepaired,
+        identified,
+        first_seq_of_run,
+        pace,
+    };
+    Ok((journal, committer))
+}
+
+/// Handle and writer over recovered state.
+fn assemble(
+    disk: &Arc<dyn Disk>,
+    paths: &Paths,
+    options: Options,
+    identity: Identity,
+    state: writer::State,
+    cursor: StoredCursor,
+    damage: &[Damage],
+) -> Result<(Journal, Writer), OpenError> {
     let segment_bytes = options.segment_bytes.min(options.max_bytes / 4).max(MIN_SEGMENT_BYTES);
     let sizes = Sizes { segment_bytes, max_bytes: options.max_bytes };
     let view = Arc::new(View::new(&state.segments, state.next, state.events));
-    let (next, events, first_seq_of_run) = (state.next, state.events, state.newest_seq + 1);
+    let (next, events) = (state.next, state.events);
     let writer = Writer::new(disk.clone(), paths.clone(), sizes, identity.journal_id, random(), state);
     let mut books = Books::open(disk.clone(), paths.clone(), identity.journal_id, view.clone(), cursor)
         .map_err(|source| OpenError::io(&paths.parked, source))?;
-    for damage in &damage {
+    for damage in damage {
         match books.damaged(damage) {
             Ok(true) => tracing::error!(%damage, "journal: damage"),
             Ok(false) => {}
@@ -470,21 +454,7 @@ fn prepare(
         journal_id: identity.journal_id,
         thread: Mutex::new(None),
     };
-    let pace = Pace::new(&*clock);
-    let committer = Committer {
-        common,
-        disk,
-        paths,
-        identity,
-        writer,
-        clock,
-        observer,
-        unrepaired,
-        identified,
-        first_seq_of_run,
-        pace,
-    };
-    Ok((Journal(Arc::new(handle)), committer))
+    Ok((Journal(Arc::new(handle)), writer))
 }
 
 fn random() -> [u8; 16] {

@@ -73,7 +73,7 @@ struct Inner {
 
 /// The shared state of workers and committer.
 pub struct Shared {
-    /// Taken by each worker once a tick and by the committer once a commit, for a memory copy. No lock is taken under it.
+    /// Taken by each worker once a tick and by the committer once a commit, for a memory copy. Innermost of all.
     inner: Mutex<Inner>,
     wake: Condvar,
     state: AtomicU8,

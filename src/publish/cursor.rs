@@ -85,7 +85,8 @@ pub fn choose(
         Choice { position: kafka.position, notice: None }
     } else {
         let notice = "the cursor in Kafka speaks of records that this journal does not hold (a restored backup, or a \
-                      cloned directory that published); going on from the local copy: doubles are possible, loss is not";
+                      cloned directory that published); going on from the local copy: doubles are possible, \
+                      loss is not";
         Choice { position: fallback, notice: Some(notice) }
     })
 }

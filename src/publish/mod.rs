@@ -64,6 +64,8 @@ pub enum Cause {
     Authorization,
     /// The topic is not there and may not be made.
     UnknownTopic,
+    /// The partition that carries the cursor is not there.
+    CursorPartition,
     /// Kafka refuses our time stamps.
     Clock,
     /// A quota.
@@ -93,11 +95,11 @@ impl Stats {
         ("authentication", Cause::Authentication),
         ("authorization", Cause::Authorization),
         ("unknown_topic", Cause::UnknownTopic),
+        ("cursor_partition", Cause::CursorPartition),
         ("clock", Cause::Clock),
         ("quota", Cause::Quota),
         ("fenced", Cause::Fenced),
         ("damage", Cause::Damage),
-        ("record", Cause::Record),
     ];
 
     /// Whether publishing is held up by this.

@@ -172,7 +172,7 @@ impl Registry {
             }
             Access::Memory(why) => tracing::warn!(
                 why,
-                "the registry can't be created: only the pixels of the config are known, and management writes answer 503"
+                "the registry can't be created: only the config's pixels are known, and management writes answer 503"
             ),
         }
         let directory = ArcSwap::from_pointee(Directory::default());
