@@ -284,7 +284,6 @@ mod tests {
     #[test]
     fn parameters_are_read_as_forms_and_json_write_them() {
         let mut params = Params::default();
-        params.read_form(b"&name=Shoes+purch%61se&tag&fb_ad_account_id=1&x=%ff%&fb_ad_account_id=9").unwrap_err();
         params.read_form(b"&name=Shoes+purch%61se%&tag&fb_ad_account_id=1&y=2&fb_ad_account_id=9").unwrap();
         assert_eq!(params.name.as_deref(), Some("Shoes purchase%"));
         assert_eq!(params.tag.as_deref(), Some(""));
