@@ -295,7 +295,7 @@ pub(super) fn open_readable(path: &Path) -> Result<Option<Connection>, Error> {
     }
 }
 
-fn open_immutable(path: &Path) -> rusqlite::Result<(Connection, usize)> {
+pub(super) fn open_immutable(path: &Path) -> rusqlite::Result<(Connection, usize)> {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {

