@@ -145,6 +145,36 @@ fn wal_is_gone(dir: &Path) -> bool {
 }
 
 #[test]
+fn what_a_crash_left_is_read_and_later_written() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let running = open(dir.path());
+    create(&running, "9", "one").unwrap();
+    assert!(!wal_is_gone(dir.path()));
+    for entry in fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let mut store = Store::open_degraded(copy.path().join(FILE), "read-only".into()).unwrap();
+    assert_eq!(store.pixels().unwrap().len(), 1, "what is in the WAL only is read, too");
+    assert!(store.recover(Timestamp(START)));
+    assert!(!store.recover(Timestamp(START)), "only once");
+    let registry = Registry::with_store(store, options(copy.path()), clock()).unwrap();
+    create(&registry, "9", "two").unwrap();
+    assert_eq!(names(&registry, "9"), ["one", "two"]);
+    assert!(registry.check_token(&hash(first_token(dir.path()).as_bytes())).unwrap().is_some());
+}
+
+#[test]
+fn as_long_as_nothing_is_repaired_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/registry.sqlite");
+    let mut store = Store::open_degraded(path, "no space left".into()).unwrap();
+    assert!(!store.recover(Timestamp(START)));
+    assert_eq!(store.access, Access::Memory("no space left".into()));
+    assert!(store.pixels().unwrap().is_empty());
+}
+
+#[test]
 fn a_repaired_disk_is_used_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open_degraded(dir.path().join(FILE), "no space left".into()).unwrap();
