@@ -40,3 +40,63 @@ pub fn revoke(data_dir: &Path, name: &str, now: Timestamp, out: &mut impl Write)
     writeln!(out, "revoked {name}")?;
     Ok(out.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::tokens::hash;
+
+    fn grant(name: &str) -> Grant {
+        Grant { name: name.into(), ad_accounts: vec!["9".into(), "8".into()], read_only: true }
+    }
+
+    /// A pipe whose reader has gone.
+    struct Broken;
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_token_that_could_not_be_printed_is_named_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = create(dir.path(), &grant("a"), Timestamp(1), &mut Broken).unwrap_err();
+        assert!(error.to_string().contains("revoke it"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut out = Vec::new();
+        assert!(list(dir.path(), &mut out).is_err());
+        assert!(revoke(dir.path(), "a", Timestamp(1), &mut out).is_err());
+        create(dir.path(), &grant("a"), Timestamp(1), &mut Vec::new()).unwrap();
+        assert!(revoke(dir.path(), "b", Timestamp(1), &mut out).unwrap_err().to_string().contains("\"b\""));
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn tokens_are_printed_once_listed_and_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut printed, mut before, mut after) = (Vec::new(), Vec::new(), Vec::new());
+        create(dir.path(), &grant("Jo"), Timestamp(1000), &mut printed).unwrap();
+        let token = String::from_utf8(printed).unwrap();
+        assert_eq!(token.len(), 41);
+        list(dir.path(), &mut before).unwrap();
+        revoke(dir.path(), "Jo", Timestamp(2000), &mut Vec::new()).unwrap();
+        list(dir.path(), &mut after).unwrap();
+        let head = "name\taccess\tad_accounts\tcreated\trevoked\n";
+        let line = "Jo\tread\t9,8\t1970-01-01T00:00:01.000Z\t";
+        assert_eq!(String::from_utf8(before).unwrap(), format!("{head}{line}-\n"));
+        assert_eq!(String::from_utf8(after).unwrap(), format!("{head}{line}1970-01-01T00:00:02.000Z\n"));
+        let stored = std::fs::read(dir.path().join(crate::registry::FILE)).unwrap();
+        let hash = hash(token.trim().as_bytes());
+        assert!(stored.windows(32).any(|window| window == hash), "its hash and nothing else is there");
+    }
+}

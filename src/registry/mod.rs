@@ -421,3 +421,6 @@ impl Inner {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

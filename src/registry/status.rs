@@ -55,8 +55,8 @@ impl Slot {
     pub(super) fn note(&self, now: Timestamp) -> bool {
         let last = self.last_event_ms.load(Relaxed);
         // Also written when the clock was set back, so that a pixel doesn't stay active for the length of the jump.
-        if now.0.abs_diff(last) >= GRANULARITY_MS {
-            self.last_event_ms.store(now.0, Relaxed);
+        if last == NEVER || now.0.abs_diff(last) >= GRANULARITY_MS {
+            self.last_event_ms.store(now.0.max(NEVER + 1), Relaxed);
         }
         last == NEVER
     }

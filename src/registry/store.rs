@@ -23,6 +23,9 @@ pub const FILE: &str = "registry.sqlite";
 /// How long a statement waits for another process (`pixelgate token`) that holds the write lock.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Bounds the WAL at about 400 KiB, so that it doesn't take the last room of a small disk.
+const CHECKPOINT_PAGES: u32 = 100;
+
 /// Step `n` brings `user_version` from `n` to `n + 1`. Only ever append.
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE pixels (
@@ -138,11 +141,24 @@ impl Store {
         if self.access == Access::Writable {
             return false;
         }
-        let Ok(connection) = open_writable(&self.path, Some(now)) else { return false };
-        self.connection = connection;
-        self.access = Access::Writable;
+        // Connections of one process share the index of the WAL: as long as the old one has it open for reading, no
+        // new one can write.
+        let Ok(placeholder) = Connection::open_in_memory() else { return false };
         self.tokens = None;
-        true
+        drop(std::mem::replace(&mut self.connection, placeholder));
+        if let Ok(connection) = open_writable(&self.path, Some(now)) {
+            self.connection = connection;
+            self.access = Access::Writable;
+            return true;
+        }
+        let why = match &self.access {
+            Access::ReadOnly(why) | Access::Memory(why) => why.clone(),
+            Access::Writable => unreachable!("returned above"),
+        };
+        if let Ok(store) = Store::open_degraded(self.path.clone(), why) {
+            *self = store;
+        }
+        false
     }
 
     /// An error unless the store can be written.
@@ -263,6 +279,7 @@ pub(super) fn open_writable(path: &Path, probe: Option<Timestamp>) -> Result<Con
     }
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(refused)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(refused)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(refused)?;
     connection.pragma_update(None, "trusted_schema", false).map_err(refused)?;
     migrate(&mut connection, path)?;
     if let Some(now) = probe {
@@ -295,7 +312,7 @@ pub(super) fn open_readable(path: &Path) -> Result<Option<Connection>, Error> {
     }
 }
 
-fn open_immutable(path: &Path) -> rusqlite::Result<(Connection, usize)> {
+pub(super) fn open_immutable(path: &Path) -> rusqlite::Result<(Connection, usize)> {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {

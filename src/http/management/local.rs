@@ -6,11 +6,11 @@ use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest, web};
 use futures_util::StreamExt;
 
-use super::wire::{self, Malformed, Params};
+use super::wire::{self, Malformed, Params, View};
 use super::{Failure, State, authorise};
 use crate::pixel::PixelId;
 use crate::registry::tokens::Grant;
-use crate::registry::{NewPixel, is_ad_account};
+use crate::registry::{Entry, NewPixel, is_ad_account};
 
 /// The document's tags.
 const TAGS: [&str; 6] = ["CHECKOUT", "REGISTRATION", "LEAD", "KEY_PAGE_VIEW", "ADD_TO_CART", "OTHER"];
@@ -44,7 +44,18 @@ fn single(state: &State, grant: &Grant, id: &str) -> Result<Vec<u8>, Failure> {
         return Err(Failure::new(StatusCode::NOT_FOUND, "unknown_pixel", "There is no pixel with this id"));
     };
     check_scope(grant, entry.pixel.ad_account_id.as_deref())?;
-    Ok(wire::single(&entry, entry.status(state.registry.now()), &state.snippet))
+    Ok(show(state, &entry))
+}
+
+fn show(state: &State, entry: &Entry) -> Vec<u8> {
+    let view = View {
+        id: &entry.pixel.id.to_string(),
+        name: entry.pixel.name.as_deref().unwrap_or_default(),
+        tag: entry.pixel.tag.as_deref().unwrap_or("other"),
+        status: entry.status(state.registry.now()).as_str(),
+        creator: &entry.creator,
+    };
+    wire::single(&view, &state.snippet)
 }
 
 async fn list(state: &Arc<State>, request: &HttpRequest, grant: &Grant) -> Result<Vec<u8>, Failure> {
@@ -55,8 +66,8 @@ async fn list(state: &Arc<State>, request: &HttpRequest, grant: &Grant) -> Resul
     let state = Arc::clone(state);
     // No I/O, but as long as the list: not on the worker.
     let body = web::block(move || {
-        let (pixels, now) = (state.registry.list(&account), state.registry.now());
-        wire::list(pixels.iter().map(|entry| (&**entry, entry.status(now))), &state.snippet)
+        let pixels = state.registry.list(&account);
+        wire::list(pixels.iter().map(|entry| show(&state, entry)))
     });
     Ok(body.await?)
 }

@@ -268,3 +268,6 @@ fn presented(value: &[u8]) -> Option<&[u8]> {
     let known = scheme.eq_ignore_ascii_case(b"OAuth") || scheme.eq_ignore_ascii_case(b"Bearer");
     (known && !token.is_empty()).then_some(token)
 }
+
+#[cfg(test)]
+mod tests;
