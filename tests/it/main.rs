@@ -12,3 +12,10 @@ mod cli;
 mod crash;
 mod schema;
 mod shutdown;
+
+#[cfg(feature = "e2e")]
+mod broker;
+#[cfg(feature = "e2e")]
+mod consumer;
+#[cfg(feature = "e2e")]
+mod kill_loop;

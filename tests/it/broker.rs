@@ -1,0 +1,156 @@
+//! A real Apache Kafka: downloaded by Maven once, one broker in KRaft mode, killed and brought back on the same data.
+//!
+//! Without Java or Maven a test that asks for a broker fails and says what to install.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::gateway::free_address;
+
+const VERSION: &str = "4.1.1";
+const PATIENCE: Duration = Duration::from_secs(90);
+const INSTALL: &str = "the e2e tests need Java 17 and Maven: apt-get install openjdk-17-jre-headless maven";
+
+/// A broker with its data.
+pub struct Broker {
+    root: tempfile::TempDir,
+    address: SocketAddr,
+    process: Option<Child>,
+}
+
+impl Broker {
+    /// A fresh, empty broker that answers. `extra` are further lines of `server.properties`.
+    pub fn start(extra: &str) -> Broker {
+        let root = tempfile::Builder::new().prefix("kafka-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut broker = Broker { root, address: free_address(), process: None };
+        let controller = free_address();
+        let (address, logs) = (broker.address, broker.root.path().join("logs"));
+        let properties = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@{controller}\n\
+             listeners=PLAINTEXT://{address},CONTROLLER://{controller}\nadvertised.listeners=PLAINTEXT://{address}\n\
+             controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\nnum.partitions=4\n\
+             offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=4\nshare.coordinator.state.topic.replication.factor=1\n\
+             share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n{extra}\n",
+            logs.display()
+        );
+        fs::write(broker.properties(), properties).unwrap();
+        let format = ["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c"];
+        let output = java("kafka.tools.StorageTool").args(format).arg(broker.properties()).output().expect(INSTALL);
+        assert!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr));
+        broker.restart();
+        broker
+    }
+
+    /// `host:port` for `kafka.brokers`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// Starts it on the data that is there, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.launch();
+        let deadline = Instant::now() + PATIENCE;
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.address());
+        // A client per try: one that was refused waits before it tries again.
+        while config.create::<BaseConsumer>().unwrap().fetch_metadata(None, Duration::from_secs(1)).is_err() {
+            let ended = self.process.as_mut().expect("it was launched").try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "Kafka doesn't answer ({ended:?}): {}", self.log());
+        }
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn launch(&mut self) {
+        let log = File::options().create(true).append(true).open(self.root.path().join("kafka.log")).unwrap();
+        let mut command = java("kafka.Kafka");
+        command.arg(self.properties()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.process = Some(command.spawn().expect(INSTALL));
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.root.path().join("server.properties")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.root.path().join("kafka.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+    }
+}
+
+fn java(class: &str) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-Xmx512m", "-XX:+UseSerialGC", "-cp"]).arg(libraries().join("*")).arg(class);
+    command
+}
+
+/// Kafka's jars, below the target directory.
+fn libraries() -> &'static Path {
+    static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARIES.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let libraries = target.join(format!("kafka-{VERSION}")).join("libs");
+        if !libraries.join(format!("kafka_2.13-{VERSION}.jar")).exists() {
+            download(&libraries);
+        }
+        libraries
+    })
+}
+
+fn download(libraries: &Path) {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>\
+             </dependency>"
+        )
+    };
+    let dependencies = [
+        dependency("org.apache.kafka", "kafka_2.13", VERSION),
+        dependency("org.apache.kafka", "kafka-tools", VERSION),
+        // Without it the broker logs nothing.
+        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.2"),
+    ];
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let project = directory.path().join("pom.xml");
+    let text = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>pixelgate</groupId><artifactId>broker</artifactId><version>1</version><packaging>pom</packaging>\
+         <dependencies>{}</dependencies></project>",
+        dependencies.concat()
+    );
+    fs::write(&project, text).unwrap();
+    let into = directory.path().join("libs");
+    let mut maven = Command::new("mvn");
+    maven.args(["-q", "-B", "-f"]).arg(&project).arg("dependency:copy-dependencies");
+    let output = maven.arg(format!("-DoutputDirectory={}", into.display())).output().expect(INSTALL);
+    assert!(output.status.success(), "{INSTALL}; Maven said: {}", String::from_utf8_lossy(&output.stdout));
+    fs::create_dir_all(libraries.parent().unwrap()).unwrap();
+    // Whole or not at all; another process may have been quicker.
+    if fs::rename(&into, libraries).is_err() {
+        assert!(libraries.exists(), "Kafka's jars can't be moved to {}", libraries.display());
+    }
+}

@@ -1,0 +1,52 @@
+//! What a `read_committed` consumer sees of a topic, from its beginning to its end.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A record as a consumer gets it.
+#[derive(Debug)]
+pub struct Consumed {
+    /// Kafka key.
+    pub key: Option<String>,
+    /// Kafka timestamp.
+    pub time_ms: i64,
+    /// Kafka value.
+    pub value: String,
+}
+
+/// Reads all partitions of a topic up to their ends.
+pub fn read_committed(brokers: &str, topic: &str) -> Vec<Consumed> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "auditor").set("enable.auto.commit", "false");
+    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true").set("check.crcs", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).unwrap();
+    let mut partitions = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        partitions.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+    }
+    consumer.assign(&partitions).unwrap();
+    let mut left: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+    assert!(!left.is_empty(), "the topic {topic} has partitions");
+    let deadline = Instant::now() + PATIENCE;
+    let mut records = Vec::new();
+    while !left.is_empty() {
+        assert!(Instant::now() < deadline, "partitions {left:?} have no end");
+        match consumer.poll(Duration::from_millis(200)) {
+            None => {}
+            Some(Ok(message)) => records.push(Consumed {
+                key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
+                time_ms: message.timestamp().to_millis().expect("records carry a time"),
+                value: String::from_utf8(message.payload().unwrap_or_default().to_vec()).unwrap(),
+            }),
+            Some(Err(KafkaError::PartitionEOF(partition))) => left.retain(|&open| open != partition),
+            Some(Err(error)) => eprintln!("consumer: {error}"),
+        }
+    }
+    records
+}
