@@ -69,8 +69,8 @@ fn exactly_once_through_kill_9_of_gateway_and_broker() {
     let findings = audit(&ledger, &values);
     let stat = balanced_stat(&site);
     eprintln!(
-        "{seconds} s, {kills} kills of the gateway, {broker_kills} of the broker; {} acknowledged, {} refused, {} open; \
-         {} consumed; {findings:?}; {stat}",
+        "{seconds} s, {kills} kills of the gateway, {broker_kills} of the broker; {} acknowledged, {} refused, \
+         {} open; {} consumed; {findings:?}; {stat}",
         ledger.acknowledged.len(),
         ledger.refused.len(),
         ledger.open.len(),
