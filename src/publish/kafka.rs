@@ -11,7 +11,7 @@ use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -46,6 +46,8 @@ pub(super) enum Fault {
 #[derive(Debug)]
 pub(super) struct Doubt {
     pub(super) fault: Fault,
+    /// It is the rejected topic's, which must not hold back events.
+    pub(super) of_rejected: bool,
     text: String,
 }
 
@@ -58,16 +60,20 @@ impl fmt::Display for Doubt {
 impl Doubt {
     fn of(doing: &str, error: &KafkaError) -> Doubt {
         let fault = error.rdkafka_error_code().map_or(Fault::Doubt, class);
-        Doubt { fault, text: format!("{doing}: {error}") }
+        Doubt { fault, of_rejected: false, text: format!("{doing}: {error}") }
     }
 
     fn code(doing: &str, code: Code) -> Doubt {
-        Doubt { fault: class(code), text: format!("{doing}: {code}") }
+        Doubt { fault: class(code), of_rejected: false, text: format!("{doing}: {code}") }
     }
 
     /// The journal could not be read.
     pub(super) fn journal(error: &crate::journal::ReadError) -> Doubt {
-        Doubt { fault: Fault::Doubt, text: error.to_string() }
+        Doubt::text(error.to_string())
+    }
+
+    fn text(text: String) -> Doubt {
+        Doubt { fault: Fault::Doubt, of_rejected: false, text }
     }
 }
 
@@ -89,10 +95,10 @@ fn class(code: Code) -> Fault {
 
 /// Remembers the first delivery error.
 #[derive(Clone, Default)]
-struct Context(Arc<Mutex<Option<Code>>>);
+struct Context(Arc<Mutex<Option<(Code, String)>>>);
 
 impl Context {
-    fn first(&self) -> std::sync::MutexGuard<'_, Option<Code>> {
+    fn first(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,9 +109,9 @@ impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
+        if let Err((error, message)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-            self.first().get_or_insert(code);
+            self.first().get_or_insert_with(|| (code, message.topic().to_owned()));
         }
     }
 }
@@ -117,13 +123,16 @@ pub(super) struct Client {
     consumer: BaseConsumer,
     context: Context,
     topic: String,
+    rejected_topic: Option<String>,
     cluster_id: String,
     timeout: Duration,
 }
 
 impl Client {
     /// Connects, makes sure of the topics and of being the only producer of this identity.
-    pub(super) fn connect(options: &Options, identity: &str) -> Result<Client, Doubt> {
+    ///
+    /// Without `rejects`, or if their topic can't be had, they are passed over.
+    pub(super) fn connect(options: &Options, identity: &str, rejects: bool) -> Result<Client, Doubt> {
         let timeout = options.transaction_timeout;
         let mut base = ClientConfig::new();
         base.set("bootstrap.servers", options.brokers.join(","));
@@ -135,12 +144,17 @@ impl Client {
         let consumer: BaseConsumer = consumer.create().map_err(|error| Doubt::of("consumer", &error))?;
         consumer.fetch_metadata(None, ASK).map_err(|error| Doubt::of("connecting", &error))?;
         let cluster_id = consumer.client().fetch_cluster_id(ASK).unwrap_or_default();
-        let topics = [Some(options.events_topic.as_str()), options.rejected_topic.as_deref()];
-        for topic in topics.into_iter().flatten() {
-            make_sure_of(topic, &base, &consumer, options)?;
-        }
+        make_sure_of(&options.events_topic, &base, &consumer, options)?;
+        let usable = |topic: &String| match make_sure_of(topic, &base, &consumer, options) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "publishing: rejected records are passed over, as their topic can't be had");
+                false
+            }
+        };
+        let rejected_topic = options.rejected_topic.clone().filter(|topic| rejects && usable(topic));
         let timeout_ms = timeout.as_millis().to_string();
-        let mut producer = base;
+        let mut producer = base.clone();
         producer
             .set("transactional.id", identity)
             .set("transaction.timeout.ms", &timeout_ms)
@@ -159,11 +173,24 @@ impl Client {
         let producer: BaseProducer<Context> =
             producer.create_with_context(context.clone()).map_err(|error| Doubt::of("producer", &error))?;
         producer.init_transactions(2 * timeout).map_err(|error| Doubt::of("init_transactions", &error))?;
-        Ok(Client { producer, consumer, context, topic: options.events_topic.clone(), cluster_id, timeout })
+        Ok(Client {
+            producer,
+            consumer,
+            context,
+            topic: options.events_topic.clone(),
+            rejected_topic,
+            cluster_id,
+            timeout,
+        })
     }
 
     pub(super) fn cluster_id(&self) -> &str {
         &self.cluster_id
+    }
+
+    /// Where rejected records go, if anywhere.
+    pub(super) fn rejected_topic(&self) -> Option<&str> {
+        self.rejected_topic.as_deref()
     }
 
     /// The committed cursor; `None` only if Kafka says that there is none.
@@ -209,7 +236,10 @@ impl Client {
                     self.producer.poll(POLL);
                     self.check(&mut stuck)?;
                 }
-                Err((error, _)) => return Err(Doubt::of("sending", &error)),
+                Err((error, _)) => {
+                    let of_rejected = self.rejected_topic() == Some(topic);
+                    return Err(Doubt { of_rejected, ..Doubt::of("sending", &error) });
+                }
             }
         }
     }
@@ -225,8 +255,9 @@ impl Client {
     }
 
     fn check(&self, stuck: &mut Stuck) -> Result<(), Doubt> {
-        if let Some(code) = *self.context.first() {
-            return Err(Doubt::code("delivery", code));
+        if let Some((code, topic)) = &*self.context.first() {
+            let of_rejected = self.rejected_topic() == Some(topic);
+            return Err(Doubt { of_rejected, ..Doubt::code("delivery", *code) });
         }
         if stuck.is_stuck(self.producer.in_flight_count()) {
             return Err(Doubt::code("no delivery report for too long", Code::MessageTimedOut));
@@ -242,10 +273,7 @@ impl Client {
             .set_offset(Offset::Offset(cursor.position.0 as i64))
             .map_err(|error| Doubt::of("the cursor's offset", &error))?;
         element.set_metadata(cursor.metadata());
-        let group = self
-            .consumer
-            .group_metadata()
-            .ok_or_else(|| Doubt { fault: Fault::Doubt, text: "no group metadata".into() })?;
+        let group = self.consumer.group_metadata().ok_or_else(|| Doubt::text("no group metadata".into()))?;
         self.producer
             .send_offsets_to_transaction(&offsets, &group, self.timeout)
             .map_err(|error| Doubt::of("sending the cursor", &error))?;
@@ -282,7 +310,7 @@ fn make_sure_of(topic: &str, base: &ClientConfig, consumer: &BaseConsumer, optio
     let made = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .map_err(|error| Doubt { fault: Fault::Doubt, text: format!("no runtime for the admin client: {error}") })?
+        .map_err(|error| Doubt::text(format!("no runtime for the admin client: {error}")))?
         .block_on(admin.create_topics(&[new], &limits))
         .map_err(|error| Doubt::of("creating a topic", &error))?;
     for result in made {

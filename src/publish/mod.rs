@@ -31,6 +31,9 @@ const IDLE: Duration = Duration::from_millis(200);
 /// First and longest pause before connecting again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
+/// How long rejected records are passed over after their topic failed: they are best effort, events are not.
+const REJECTS_PAUSE: Duration = Duration::from_secs(300);
+
 /// How records are published.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -139,6 +142,7 @@ impl Publisher {
             stop: stop.clone(),
             clock,
             attempted: None,
+            rejects_from: Duration::ZERO,
         };
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(move || work.run())?;
         Ok(Publisher { stats, stop, journal, thread: Mutex::new(Some(thread)) })
@@ -170,6 +174,8 @@ struct Work {
     clock: Arc<dyn Clock>,
     /// The newest cursor that this process tried to commit: telling our own commits from a twin's.
     attempted: Option<KafkaCursor>,
+    /// Rejected records are passed over until then, after their topic failed.
+    rejects_from: Duration,
 }
 
 /// Why a session ended without an error.
@@ -194,6 +200,9 @@ impl Work {
                 Err(doubt) => {
                     let cause = doubt.cause();
                     fenced = doubt.is_fenced();
+                    if doubt.of_rejected {
+                        self.rejects_from = self.clock.monotonic() + REJECTS_PAUSE;
+                    }
                     self.stats.block(cause);
                     self.stats.restarts.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(?cause, error = %doubt, "publishing: connecting again");
@@ -228,7 +237,8 @@ impl Work {
 
     /// One client's life.
     fn session(&mut self, was_fenced: bool) -> Result<End, Doubt> {
-        let client = Client::connect(&self.options, &self.identity)?;
+        let rejects = self.clock.monotonic() >= self.rejects_from;
+        let client = Client::connect(&self.options, &self.identity, rejects)?;
         let kafka = client.cursor()?;
         let moved = kafka.is_some() && kafka != self.attempted && kafka != self.local_as_kafka();
         if was_fenced && moved {
@@ -318,7 +328,7 @@ impl Work {
         for entry in batch.entries() {
             let topic = match entry.head.kind {
                 Kind::Event => Some(self.options.events_topic.as_str()),
-                Kind::Rejected => self.options.rejected_topic.as_deref(),
+                Kind::Rejected => client.rejected_topic(),
             };
             if let Some(topic) = topic {
                 client.send(topic, &entry)?;
