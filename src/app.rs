@@ -14,12 +14,13 @@ use actix_web::{App, HttpServer, web};
 use anyhow::Context;
 
 use crate::config::Config;
-use crate::http::collect::{self, Bounds, Worker};
+use crate::http::collect::{self, Bounds};
 use crate::http::{management, ops};
 use crate::ingest::Ingest;
-use crate::journal::{Commit, Health, Journal, Observer};
+use crate::journal::{Health, Journal};
+use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::publish::Publisher;
+use crate::publish::{self, Publisher};
 use crate::registry::Registry;
 use crate::rejects::Allowance;
 use crate::time::{Clock, SystemClock};
@@ -31,13 +32,6 @@ const WATCH: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Refusal(pub anyhow::Error);
-
-/// Nobody listens yet.
-struct Quiet;
-
-impl Observer for Quiet {
-    fn committed(&self, _: &Commit) {}
-}
 
 /// A gateway that serves.
 pub struct Running {
@@ -68,7 +62,8 @@ impl Running {
         let local = |listener: &TcpListener| listener.local_addr().map_err(|error| Refusal(error.into()));
         let (public_address, ops_address) = (local(&public)?, local(&ops)?);
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(|error| Refusal(error.into()))?;
-        let journal = Journal::open(config.journal.clone(), clock.clone(), Arc::new(Quiet))
+        let metrics = Arc::new(Metrics::new(clock.now()));
+        let journal = Journal::open(config.journal.clone(), clock.clone(), metrics.clone())
             .map_err(|error| Refusal(error.into()))?;
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(|error| Refusal(error.into()))?;
         let mut publisher = None;
@@ -77,8 +72,11 @@ impl Running {
             publisher = Some(Arc::new(started.map_err(|error| Refusal(error.into()))?));
         }
         let serving = Arc::new(AtomicBool::new(false));
-        let public_server = serve_public(&config, public, &node, &journal, &registry, &clock)?;
-        let ops_server = serve_ops(ops, &journal, &registry, &publisher, &serving)?;
+        let parts = Parts { journal, registry, metrics, clock };
+        let public_server = parts.serve_public(&config, public, &node)?;
+        let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
+        let ops_server = parts.serve_ops(ops, publishing, &serving)?;
+        let Parts { journal, registry, .. } = parts;
         let handles = (public_server.handle(), ops_server.handle());
         actix_web::rt::spawn(public_server);
         actix_web::rt::spawn(ops_server);
@@ -137,70 +135,79 @@ impl Running {
     }
 }
 
-fn serve_public(
-    config: &Config,
-    listener: TcpListener,
-    node: &Node,
-    journal: &Journal,
-    registry: &Arc<Registry>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Server, Refusal> {
-    let server = config.server.clone();
-    let bounds = Bounds {
-        max_body_bytes: server.max_body_bytes,
-        max_uri_bytes: server.max_uri_bytes,
-        body_timeout: server.body_timeout,
-    };
-    let (value, currency) = config.snippet.clone();
-    let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
-    let state = Arc::new(management::State {
-        max_body_bytes: server.max_body_bytes,
-        body_timeout: server.body_timeout,
-        ..management::State::new(registry.clone(), snippet, clock.clone())
-    });
-    let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
-    let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
-    let (journal, registry, clock) = (journal.clone(), registry.clone(), clock.clone());
-    let http = HttpServer::new(move || {
-        let (appender, driver) = journal.appender();
-        actix_web::rt::spawn(driver);
-        let ingest =
-            Ingest::new(options.clone(), node_id.clone(), registry.clone(), appender, clock.clone(), rejects.clone());
-        let worker = Rc::new(Worker { ingest, bounds });
-        let state = state.clone();
-        App::new()
-            .configure(|services| collect::configure(services, worker))
-            .configure(|services| management::configure(services, state))
-            .default_service(web::to(collect::not_found))
-    })
-    .workers(server.workers)
-    .max_connections((server.max_connections / server.workers).max(1))
-    .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
-    .disable_signals()
-    .listen(listener)
-    .context("server.listen")
-    .map_err(Refusal)?;
-    Ok(http.run())
+/// What both listeners share.
+struct Parts {
+    journal: Journal,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
-fn serve_ops(
-    listener: TcpListener,
-    journal: &Journal,
-    registry: &Arc<Registry>,
-    publisher: &Option<Arc<Publisher>>,
-    serving: &Arc<AtomicBool>,
-) -> Result<Server, Refusal> {
-    let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
-    let (journal, registry, serving) = (journal.clone(), registry.clone(), serving.clone());
-    let http = HttpServer::new(move || {
-        let (journal, registry, serving) = (journal.clone(), registry.clone(), serving.clone());
-        let state = Arc::new(ops::State { journal, registry, publishing: publishing.clone(), serving });
-        App::new().configure(|services| ops::configure(services, state))
-    })
-    .workers(1)
-    .disable_signals()
-    .listen(listener)
-    .context("ops.listen")
-    .map_err(Refusal)?;
-    Ok(http.run())
+impl Parts {
+    fn serve_public(&self, config: &Config, listener: TcpListener, node: &Node) -> Result<Server, Refusal> {
+        let server = config.server.clone();
+        let bounds = Bounds {
+            max_body_bytes: server.max_body_bytes,
+            max_uri_bytes: server.max_uri_bytes,
+            body_timeout: server.body_timeout,
+        };
+        let (value, currency) = config.snippet.clone();
+        let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
+        let state = Arc::new(management::State {
+            max_body_bytes: server.max_body_bytes,
+            body_timeout: server.body_timeout,
+            metrics: self.metrics.clone(),
+            ..management::State::new(self.registry.clone(), snippet, self.clock.clone())
+        });
+        let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
+        let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
+        let (journal, registry) = (self.journal.clone(), self.registry.clone());
+        let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
+        let http = HttpServer::new(move || {
+            let (appender, driver) = journal.appender();
+            actix_web::rt::spawn(driver);
+            let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
+            let ingest = Ingest::new(options, node_id.clone(), registry, appender, clock, rejects.clone());
+            let worker = Rc::new(collect::Worker { ingest, bounds, metrics: metrics.worker() });
+            let state = state.clone();
+            App::new()
+                .configure(|services| collect::configure(services, worker))
+                .configure(|services| management::configure(services, state))
+        })
+        .workers(server.workers)
+        .max_connections((server.max_connections / server.workers).max(1))
+        .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
+        .disable_signals()
+        .listen(listener)
+        .context("server.listen")
+        .map_err(Refusal)?;
+        Ok(http.run())
+    }
+
+    fn serve_ops(
+        &self,
+        listener: TcpListener,
+        publishing: Option<Arc<publish::Stats>>,
+        serving: &Arc<AtomicBool>,
+    ) -> Result<Server, Refusal> {
+        let state = Arc::new(ops::State {
+            journal: self.journal.clone(),
+            registry: self.registry.clone(),
+            publishing,
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+            serving: serving.clone(),
+            scraping: Arc::default(),
+        });
+        let http = HttpServer::new(move || {
+            let state = state.clone();
+            App::new().configure(|services| ops::configure(services, state))
+        })
+        .workers(1)
+        .disable_signals()
+        .listen(listener)
+        .context("ops.listen")
+        .map_err(Refusal)?;
+        Ok(http.run())
+    }
 }

@@ -59,6 +59,17 @@ pub enum Outcome {
     Ignored(Warnings),
 }
 
+/// What became of a rejected request's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// It goes to the journal.
+    Journaled,
+    /// Its allowance or the journal's room is used up.
+    Dropped,
+    /// Requests refused for this reason, or any, are not kept.
+    Unwanted,
+}
+
 /// One worker's way in. Each worker makes its own.
 pub struct Ingest {
     options: Options,
@@ -146,21 +157,25 @@ impl Ingest {
     }
 
     /// Keeps a rejected request, best effort and un-awaited. The journal's own refusals and limits are not kept.
-    pub fn keep_rejected(&self, reason: Rejection, raw: &[u8], client: &Client<'_>) {
+    pub fn keep_rejected(&self, reason: Rejection, raw: &[u8], client: &Client<'_>) -> Kept {
         let ours = reason == Rejection::RateLimited || reason.status() == 503;
+        if !self.options.journal_rejected || ours {
+            return Kept::Unwanted;
+        }
         let bytes = raw.len() + REJECTED_OVERHEAD_BYTES;
-        if !self.options.journal_rejected || ours || !self.rejects.borrow_mut().take(self.clock.monotonic(), bytes) {
-            return;
+        if !self.rejects.borrow_mut().take(self.clock.monotonic(), bytes) {
+            return Kept::Dropped;
         }
         let (id, received) = self.identity();
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let head = Head { kind: Kind::Rejected, id, time_ms: received.0 };
         let pixel_id = named_pixel(raw);
         let key = pixel_id.map(|id| id.to_string()).unwrap_or_default();
-        // Refused for room: a rejected request is the first to be dropped.
-        let _ = self.appender.append(head, key.as_bytes(), |out| {
+        let appended = self.appender.append(head, key.as_bytes(), |out| {
             encode::rejected(out, &stamp, reason, pixel_id, raw, client, &self.options.privacy);
         });
+        // Refused for room: a rejected request is the first to be dropped.
+        if appended.is_ok() { Kept::Journaled } else { Kept::Dropped }
     }
 }
 

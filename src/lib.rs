@@ -12,6 +12,7 @@ pub mod event;
 pub mod http;
 pub mod ingest;
 pub mod journal;
+pub mod metrics;
 pub mod node;
 pub mod pixel;
 pub mod publish;

@@ -1,5 +1,6 @@
 //! The event routes: collect the request within bounds, offer it, wait for its receipt, reply.
 
+use std::future::{Ready, ready};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use futures_util::StreamExt;
 use super::reply::Shape;
 use crate::event::rejection::Rejection;
 use crate::event::{Body, Client, RawEvent};
-use crate::ingest::{Ingest, Outcome};
+use crate::ingest::{Ingest, Kept, Outcome};
+use crate::metrics::{self, Route};
+use crate::time::{Clock, SystemClock};
 
 /// The first-party tag.
 const TAG: &str = include_str!("tag.js");
@@ -34,6 +37,8 @@ pub struct Worker {
     pub ingest: Ingest,
     /// Bounds.
     pub bounds: Bounds,
+    /// The worker's counters.
+    pub metrics: metrics::Worker,
 }
 
 /// Mounts the routes of websites.
@@ -45,13 +50,45 @@ pub fn configure(config: &mut ServiceConfig, worker: Rc<Worker>) {
             async move { answer(&worker, &request, payload).await }
         }));
     }
+    let paths = ["/fp.js", "/{locale:[a-z][a-z]_[A-Z][A-Z]}/fp.js"];
     config
-        .service(web::resource(["/fp.js", "/{locale:[a-z][a-z]_[A-Z][A-Z]}/fp.js"]).to(tag))
-        .route("/robots.txt", web::get().to(async || "User-agent: *\nDisallow: /\n"))
-        .route("/favicon.ico", web::get().to(async || HttpResponse::NoContent().finish()));
+        .service(web::resource(paths).to(counted(&worker, Route::Tag, tag)))
+        .service(web::resource("/robots.txt").to(counted(&worker, Route::Other, robots)))
+        .service(web::resource("/favicon.ico").to(counted(&worker, Route::Other, favicon)))
+        .default_service(web::to(counted(&worker, Route::Other, not_found)));
 }
 
-async fn tag() -> HttpResponse {
+/// A handler that needs nothing of its request, with its place in the figures.
+fn counted(
+    worker: &Rc<Worker>,
+    route: Route,
+    reply: fn() -> HttpResponse,
+) -> impl Fn(HttpRequest) -> Ready<HttpResponse> + Clone + 'static {
+    let worker = worker.clone();
+    move |request| {
+        let begun = SystemClock.monotonic();
+        let reply = reply();
+        worker.count(route, &request, &reply, begun);
+        ready(reply)
+    }
+}
+
+impl Worker {
+    fn count(&self, route: Route, request: &HttpRequest, reply: &HttpResponse, begun: Duration) {
+        let took = SystemClock.monotonic().saturating_sub(begun);
+        self.metrics.request(route, request.method().as_str(), reply.status().as_u16(), took);
+    }
+}
+
+fn robots() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("User-agent: *\nDisallow: /\n")
+}
+
+fn favicon() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+fn tag() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/javascript; charset=utf-8"))
         .insert_header((header::CACHE_CONTROL, "public, max-age=3600"))
@@ -61,13 +98,20 @@ async fn tag() -> HttpResponse {
 }
 
 async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
+    let begun = SystemClock.monotonic();
     let head = request.head();
     let shape = Shape::of(&head.method, &head.headers);
-    match offer(worker, request, payload).await {
+    let reply = match offer(worker, request, payload).await {
         Ok(Some((outcome_id, warnings))) => shape.accepted(outcome_id, warnings),
         Ok(None) => shape.preflight(),
-        Err(rejection) => shape.rejected(rejection),
-    }
+        Err(rejection) => {
+            // No await lies between the decision and this count.
+            worker.metrics.rejected(rejection);
+            shape.rejected(rejection)
+        }
+    };
+    worker.count(Route::Event, request, &reply, begun);
+    reply
 }
 
 type Told = Option<(Option<[u8; 16]>, crate::event::Warnings)>;
@@ -100,11 +144,18 @@ async fn offer(worker: &Worker, request: &HttpRequest, payload: web::Payload) ->
     let offered = worker.ingest.offer(raw, &client, counts);
     if let (Err(rejection), true) = (&offered, counts) {
         let named = if body.is_empty() || !raw.query.is_empty() { raw.query } else { &body };
-        worker.ingest.keep_rejected(*rejection, named, &client);
+        if worker.ingest.keep_rejected(*rejection, named, &client) == Kept::Dropped {
+            worker.metrics.reject_dropped();
+        }
     }
     match offered? {
-        Outcome::Ignored(warnings) => Ok(Some((None, warnings))),
+        Outcome::Ignored(warnings) => {
+            worker.metrics.ignored();
+            worker.metrics.warned(warnings);
+            Ok(Some((None, warnings)))
+        }
         Outcome::Accepted(accepted) => {
+            worker.metrics.warned(accepted.warnings);
             accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
             Ok(Some((Some(accepted.id), accepted.warnings)))
         }
@@ -165,6 +216,6 @@ async fn collect(bounds: &Bounds, headers: &HeaderMap, mut payload: web::Payload
 }
 
 /// What is at no other path.
-pub async fn not_found() -> HttpResponse {
+fn not_found() -> HttpResponse {
     HttpResponse::build(StatusCode::NOT_FOUND).content_type("text/plain").body("not found\n")
 }

@@ -184,6 +184,15 @@ pub fn binary() -> Command {
     command
 }
 
+/// Polls until something holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(STEP);
+    }
+}
+
 /// A loopback port that is free now. Below the range that the kernel gives to outgoing connections: a load generator
 /// that connects to a killed gateway's port in that range can be connected to itself, and then holds the port.
 pub fn free_address() -> SocketAddr {

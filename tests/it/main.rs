@@ -4,12 +4,14 @@
 
 mod audit;
 mod client;
+mod exposition;
 mod gateway;
 mod load;
 mod random;
 
 mod cli;
 mod crash;
+mod metrics;
 mod schema;
 mod shutdown;
 

@@ -17,6 +17,7 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
 use self::wire::Snippet;
+use crate::metrics::{Metrics, Route};
 use crate::registry::tokens::{self, Grant, TokenHash};
 use crate::registry::{self, Registry};
 use crate::time::Clock;
@@ -50,6 +51,8 @@ pub struct State {
     pub client_ip: ClientIp,
     /// For `X-Runtime`.
     pub clock: Arc<dyn Clock>,
+    /// Counts the answers.
+    pub metrics: Arc<Metrics>,
     /// `limits.max_body_bytes`.
     pub max_body_bytes: usize,
     /// `server.body_timeout`: between two chunks.
@@ -64,6 +67,7 @@ impl State {
             snippet,
             limiter: Arc::new(|_, _| None),
             client_ip: Arc::new(|request| request.peer_addr().map(|peer| peer.ip())),
+            metrics: Arc::new(Metrics::new(clock.now())),
             clock,
             max_body_bytes: 64 << 10,
             body_timeout: Duration::from_secs(10),
@@ -164,13 +168,15 @@ async fn answer(
         builder.insert_header((header::ALLOW, allow));
     }
     common_headers(&mut builder, &request);
-    let seconds = state.clock.monotonic().saturating_sub(started).as_secs_f64();
-    builder.insert_header(("X-Runtime", format!("{seconds:.6}")));
-    match result {
+    let took = state.clock.monotonic().saturating_sub(started);
+    builder.insert_header(("X-Runtime", format!("{:.6}", took.as_secs_f64())));
+    let reply = match result {
         None => builder.insert_header((header::CACHE_CONTROL, "no-cache")).finish(),
         Some(Ok(body)) => success(builder, &request, body),
         Some(Err(failure)) => failed(builder, &failure),
-    }
+    };
+    state.metrics.request(Route::Management, request.method().as_str(), reply.status().as_u16(), took);
+    reply
 }
 
 fn builder_status(result: &Option<Result<Vec<u8>, Failure>>) -> StatusCode {
