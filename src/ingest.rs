@@ -13,7 +13,7 @@ use crate::event::parse::parse;
 use crate::event::rejection::Rejection;
 use crate::event::{Client, RawEvent, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
-use crate::pixel::{Pixel, PixelId};
+use crate::pixel::{MAX_DIGITS, Pixel, PixelId};
 use crate::record::{Head, Kind};
 use crate::registry::{Lookup, Registry};
 use crate::rejects::Allowance;
@@ -131,12 +131,12 @@ impl Ingest {
             return Ok(Outcome::Ignored(event.warnings));
         }
         let (id, received) = self.identity();
+        encode::check_clock(&mut event, received);
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let head = Head { kind: Kind::Event, id, time_ms: received.0 };
-        let mut key = KeyText::default();
         let receipt = self
             .appender
-            .append(head, key.write(pixel), |out| {
+            .append(head, pixel.id.digits(&mut [0; MAX_DIGITS]), |out| {
                 encode::event(out, &stamp, &event, client, pixel, &self.options.privacy);
             })
             .map_err(refused)?;
@@ -185,21 +185,6 @@ const REJECTED_OVERHEAD_BYTES: usize = 512;
 /// The pixel id that a query names, if it is one.
 fn named_pixel(raw: &[u8]) -> Option<PixelId> {
     raw.split(|byte| *byte == b'&').find_map(|pair| PixelId::parse(pair.strip_prefix(b"id=")?))
-}
-
-/// The digits of a pixel id on the stack.
-#[derive(Default)]
-struct KeyText([u8; 20]);
-
-impl KeyText {
-    fn write(&mut self, pixel: &Pixel) -> &[u8] {
-        use std::io::Write;
-        let mut rest = &mut self.0[..];
-        // Twenty digits always fit, by the id's own rule.
-        let _ = write!(rest, "{}", pixel.id);
-        let left = rest.len();
-        &self.0[..20 - left]
-    }
 }
 
 fn refused(refused: Refused) -> Rejection {

@@ -2,18 +2,22 @@
 //!
 //! Field order is the contract's (§5); absent fields are left out, never null. Any text in gives valid JSON out.
 
+use std::borrow::Cow;
 use std::io::Write;
+use std::net::IpAddr;
 
 use super::privacy::{self, Options};
 use super::rejection::Rejection;
 use super::{Client, Event, Warning};
-use crate::pixel::{Pixel, PixelId};
+use crate::pixel::{MAX_DIGITS, Pixel, PixelId};
 use crate::time::Timestamp;
 
 /// Longest `raw` of a rejected record.
 const MAX_RAW_BYTES: usize = 4096;
 /// Longest header that is kept.
 const MAX_HEADER_BYTES: usize = 1024;
+/// Room asked for at once: what a record of an ordinary browser takes.
+const ORDINARY_BYTES: usize = 768;
 /// Client clocks further off than this are not believed: `occurred_at` is left out and `clock_skew` added.
 const MAX_AGE_MS: u64 = 7 * 24 * 3600 * 1000;
 
@@ -35,55 +39,80 @@ pub fn id_text(id: [u8; 16]) -> [u8; 36] {
     text
 }
 
-/// Writes JSON members, minding commas and escapes.
-struct Members<'a> {
-    out: &'a mut Vec<u8>,
-    first: bool,
+/// What stands before the value of one of the contract's own members, in one piece: the schema is always first, so
+/// every other member follows a comma; its name needs no escape.
+macro_rules! member {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
 }
 
-impl Members<'_> {
-    fn name(&mut self, name: &str) {
-        self.out.push(if self.first { b'{' } else { b',' });
-        self.first = false;
-        string(self.out, name);
-        self.out.push(b':');
+/// Writes JSON members, minding escapes.
+struct Members<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Members<'a> {
+    fn begin(out: &'a mut Vec<u8>, schema: &'static str) -> Members<'a> {
+        out.reserve(ORDINARY_BYTES);
+        out.extend_from_slice(schema.as_bytes());
+        Members { out }
     }
 
-    fn text(&mut self, name: &str, text: &str) {
-        self.name(name);
+    fn text(&mut self, member: &'static [u8], text: &str) {
+        self.out.extend_from_slice(member);
         string(self.out, text);
     }
 
-    fn optional(&mut self, name: &str, text: Option<&str>) {
+    fn optional(&mut self, member: &'static [u8], text: Option<&str>) {
         if let Some(text) = text {
-            self.text(name, text);
+            self.text(member, text);
         }
     }
 
-    fn ascii(&mut self, name: &str, text: &[u8]) {
-        self.name(name);
+    fn ascii(&mut self, member: &'static [u8], text: &[u8]) {
+        self.out.extend_from_slice(member);
         self.out.push(b'"');
         self.out.extend_from_slice(text);
         self.out.push(b'"');
     }
 
-    fn truth(&mut self, name: &str, holds: bool) {
+    fn truth(&mut self, member: &'static [u8], holds: bool) {
         if holds {
-            self.name(name);
+            self.out.extend_from_slice(member);
             self.out.extend_from_slice(b"true");
         }
     }
 
-    fn header(&mut self, name: &str, value: Option<&[u8]>) {
+    fn header(&mut self, member: &'static [u8], value: Option<&[u8]>) {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            self.text(name, &header_text(value));
+            self.text(member, &header_text(value));
         }
     }
 
-    fn display(&mut self, name: &str, value: impl std::fmt::Display) {
-        self.name(name);
-        // Numbers and addresses only: nothing to escape. Writing to memory can't fail.
-        let _ = write!(self.out, "\"{value}\"");
+    fn address(&mut self, member: &'static [u8], ip: IpAddr) {
+        self.out.extend_from_slice(member);
+        match ip {
+            IpAddr::V4(ip) => {
+                let mut separator = b'"';
+                for octet in ip.octets() {
+                    self.out.push(separator);
+                    separator = b'.';
+                    if octet >= 100 {
+                        self.out.push(b'0' + octet / 100);
+                    }
+                    if octet >= 10 {
+                        self.out.push(b'0' + octet / 10 % 10);
+                    }
+                    self.out.push(b'0' + octet % 10);
+                }
+                self.out.push(b'"');
+            }
+            // Nothing to escape, and writing to memory can't fail.
+            IpAddr::V6(ip) => {
+                let _ = write!(self.out, "\"{ip}\"");
+            }
+        }
     }
 
     fn end(self) {
@@ -91,34 +120,63 @@ impl Members<'_> {
     }
 }
 
-fn header_text(value: &[u8]) -> String {
-    String::from_utf8_lossy(&value[..value.len().min(MAX_HEADER_BYTES)]).into_owned()
+fn header_text(value: &[u8]) -> Cow<'_, str> {
+    lossy(&value[..value.len().min(MAX_HEADER_BYTES)])
 }
 
-/// A JSON string. Bytes that need no escape are copied in runs.
+/// As `String::from_utf8_lossy`, whose search for bad bytes is slow on good ones.
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
+/// A JSON string. Bytes that need no escape are copied in runs, eight looked at in one step.
 fn string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut copied = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[copied..at]);
-        copied = at + 1;
-        match byte {
+    let mut rest = text.as_bytes();
+    while let Some(at) = first_to_escape(rest) {
+        let (plain, escaped) = rest.split_at(at);
+        out.extend_from_slice(plain);
+        match escaped[0] {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
+            byte => {
                 let _ = write!(out, "\\u{byte:04x}");
             }
         }
+        rest = &escaped[1..];
     }
-    out.extend_from_slice(&bytes[copied..]);
+    out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// Index of the first byte that JSON wants escaped: a control character, `"` or `\`.
+fn first_to_escape(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    // Per byte: the high bit is set where it was zero. The lowest such bit is always a true one.
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let found = control | zero(word ^ (ONES * u64::from(b'"'))) | zero(word ^ (ONES * u64::from(b'\\')));
+        if found != 0 {
+            return Some(index * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = tail.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\')?;
+    Some(words.len() * 8 + at)
+}
+
+/// Flags a client whose times can't be, so that its record has no `occurred_at`. To be asked once the moment of
+/// receipt is known, before the event is encoded.
+pub fn check_clock(event: &mut Event<'_>, received: Timestamp) {
+    if occurred(event, received).is_err() {
+        event.warnings.add(Warning::ClockSkew);
+    }
 }
 
 /// The visitor's time: receipt, less how long before sending the event was, by the client's own clock.
@@ -139,44 +197,40 @@ pub fn event(
     rules: &Options,
 ) {
     let gpc = client.gpc && rules.honor_gpc;
-    let mut warnings = event.warnings;
-    let occurred = occurred(event, stamp.received).unwrap_or_else(|()| {
-        warnings.add(Warning::ClockSkew);
-        None
-    });
-    let mut members = Members { out, first: true };
-    members.ascii("schema", b"pixelgate.event.v1");
-    members.ascii("record_id", &id_text(stamp.id));
-    members.ascii("received_at", &stamp.received.rfc3339());
-    if let Some(occurred) = occurred {
-        members.ascii("occurred_at", &occurred.rfc3339());
+    let mut members = Members::begin(out, r#"{"schema":"pixelgate.event.v1""#);
+    members.ascii(member!("record_id"), &id_text(stamp.id));
+    members.ascii(member!("received_at"), &stamp.received.rfc3339());
+    if let Ok(Some(occurred)) = occurred(event, stamp.received) {
+        members.ascii(member!("occurred_at"), &occurred.rfc3339());
     }
-    members.display("pixel_id", pixel.id);
-    members.optional("pixel_name", pixel.name.as_deref());
-    members.optional("pixel_tag", pixel.tag.as_deref());
-    members.optional("ad_account_id", pixel.ad_account_id.as_deref());
-    members.optional("event_name", event.event_name.as_deref());
-    members.optional("event_id", event.event_id.as_deref());
-    members.optional("value", event.value.as_deref());
-    members.optional("currency", event.currency);
-    members.ascii("source", event.source.as_str().as_bytes());
+    members.ascii(member!("pixel_id"), pixel.id.digits(&mut [0; MAX_DIGITS]));
+    members.optional(member!("pixel_name"), pixel.name.as_deref());
+    members.optional(member!("pixel_tag"), pixel.tag.as_deref());
+    members.optional(member!("ad_account_id"), pixel.ad_account_id.as_deref());
+    members.optional(member!("event_name"), event.event_name.as_deref());
+    members.optional(member!("event_id"), event.event_id.as_deref());
+    members.optional(member!("value"), event.value.as_deref());
+    members.optional(member!("currency"), event.currency);
+    members.ascii(member!("source"), event.source.as_str().as_bytes());
     visitor(&mut members, Some(event), client, rules, gpc);
-    members.truth("test", event.test);
-    if event.params.iter().any(|(name, _)| !(gpc && privacy::is_click_id(name))) {
-        members.name("params");
-        let mut params = Members { out: members.out, first: true };
-        for (name, text) in &event.params {
-            if !(gpc && privacy::is_click_id(name)) {
-                params.text(name, &rules.url(text, gpc));
-            }
-        }
-        params.end();
+    members.truth(member!("test"), event.test);
+    let mut separator: &[u8] = member!("params");
+    for (name, text) in event.params.iter().filter(|(name, _)| !(gpc && privacy::is_click_id(name))) {
+        members.out.extend_from_slice(separator);
+        members.out.push(if separator.len() > 1 { b'{' } else { b',' });
+        string(members.out, name);
+        members.out.push(b':');
+        string(members.out, &rules.url(text, gpc));
+        separator = b"";
     }
-    members.text("node_id", stamp.node_id);
-    if !warnings.is_empty() {
-        members.name("warnings");
+    if separator.is_empty() {
+        members.out.push(b'}');
+    }
+    members.text(member!("node_id"), stamp.node_id);
+    if !event.warnings.is_empty() {
+        members.out.extend_from_slice(member!("warnings"));
         let mut separator = b'[';
-        for warning in warnings.iter() {
+        for warning in event.warnings.iter() {
             members.out.push(separator);
             separator = b',';
             string(members.out, warning.as_str());
@@ -188,32 +242,32 @@ pub fn event(
 
 fn visitor(members: &mut Members<'_>, event: Option<&Event<'_>>, client: &Client<'_>, rules: &Options, gpc: bool) {
     if let Some(ip) = client.ip.and_then(|ip| rules.address(ip)) {
-        members.display("client_ip", ip);
+        members.address(member!("client_ip"), ip);
     }
-    members.header("user_agent", client.user_agent);
+    members.header(member!("user_agent"), client.user_agent);
     if let Some(referrer) = event.and_then(|event| event.referrer.as_deref()) {
-        members.text("referrer", &rules.url(referrer, gpc));
+        members.text(member!("referrer"), &rules.url(referrer, gpc));
     }
     match event.and_then(|event| event.page_url.as_deref()) {
-        Some(url) => members.text("page_url", &rules.url(url, gpc)),
+        Some(url) => members.text(member!("page_url"), &rules.url(url, gpc)),
         None => {
             if let Some(referer) = client.referer.filter(|referer| !referer.is_empty()) {
-                members.text("page_url", &rules.url(&header_text(referer), gpc));
+                members.text(member!("page_url"), &rules.url(&header_text(referer), gpc));
             }
         }
     }
     if !gpc {
-        for (name, cookie, parameter) in [
-            ("fbp", "_fbp", event.and_then(|event| event.fbp.as_deref())),
-            ("fbc", "_fbc", event.and_then(|event| event.fbc.as_deref())),
+        for (member, cookie, parameter) in [
+            (member!("fbp"), "_fbp", event.and_then(|event| event.fbp.as_deref())),
+            (member!("fbc"), "_fbc", event.and_then(|event| event.fbc.as_deref())),
         ] {
             match parameter {
-                Some(text) => members.text(name, text),
-                None => members.header(name, client.cookie.and_then(|header| cookie_value(header, cookie))),
+                Some(text) => members.text(member, text),
+                None => members.header(member, client.cookie.and_then(|header| cookie_value(header, cookie))),
             }
         }
     }
-    members.truth("gpc", gpc);
+    members.truth(member!("gpc"), gpc);
 }
 
 /// The value of a cookie in a `Cookie` header.
@@ -235,20 +289,19 @@ pub fn rejected(
     rules: &Options,
 ) {
     let gpc = client.gpc && rules.honor_gpc;
-    let mut members = Members { out, first: true };
-    members.ascii("schema", b"pixelgate.rejected.v1");
-    members.ascii("record_id", &id_text(stamp.id));
-    members.ascii("received_at", &stamp.received.rfc3339());
+    let mut members = Members::begin(out, r#"{"schema":"pixelgate.rejected.v1""#);
+    members.ascii(member!("record_id"), &id_text(stamp.id));
+    members.ascii(member!("received_at"), &stamp.received.rfc3339());
     if let Some(id) = pixel_id {
-        members.display("pixel_id", id);
+        members.ascii(member!("pixel_id"), id.digits(&mut [0; MAX_DIGITS]));
     }
-    members.ascii("source", b"offsite_event");
+    members.ascii(member!("source"), b"offsite_event");
     visitor(&mut members, None, client, rules, gpc);
-    members.text("node_id", stamp.node_id);
-    members.ascii("reason", reason.reason().as_bytes());
+    members.text(member!("node_id"), stamp.node_id);
+    members.ascii(member!("reason"), reason.reason().as_bytes());
     let raw = String::from_utf8_lossy(&raw[..raw.len().min(MAX_RAW_BYTES)]);
     let raw = private(&raw, rules, gpc);
-    members.text("raw", &raw[..raw.floor_char_boundary(MAX_RAW_BYTES)]);
+    members.text(member!("raw"), &raw[..raw.floor_char_boundary(MAX_RAW_BYTES)]);
     members.end();
 }
 

@@ -21,6 +21,8 @@ pub const MAX_VALUE_BYTES: usize = 2048;
 pub const MAX_TEXT_BYTES: usize = 12 * 1024;
 /// Most pairs looked at in one request; more are not even decoded.
 const MAX_PAIRS: usize = 512;
+/// Room for what an ordinary request has.
+const ORDINARY_PAIRS: usize = 16;
 
 type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
@@ -88,7 +90,11 @@ impl<'a> Pairs<'a> {
 
     fn text(&mut self, bytes: Cow<'a, [u8]>) -> Cow<'a, str> {
         let text = match bytes {
-            Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+            // Not `from_utf8_lossy` at once: its search for bad bytes is slow on good ones.
+            Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => return Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(bytes),
+            },
             Cow::Owned(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => return Cow::Owned(text),
                 Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
@@ -204,7 +210,12 @@ fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
 pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Rejection> {
-    let mut pairs = Pairs { pairs: Vec::new(), in_body: false, query_pairs: 0, warnings: Warnings::default() };
+    let mut pairs = Pairs {
+        pairs: Vec::with_capacity(ORDINARY_PAIRS),
+        in_body: false,
+        query_pairs: 0,
+        warnings: Warnings::default(),
+    };
     pairs.form(raw.query);
     (pairs.in_body, pairs.query_pairs) = (true, pairs.pairs.len());
     match raw.body {
@@ -256,12 +267,12 @@ fn place<'a>(
 ) -> Result<(), Rejection> {
     match &*name {
         "id" => return Ok(()),
-        "value" => match value::parse(&text).map(Cow::into_owned) {
+        "value" => match canonical(&text) {
             Some(value) => {
                 if value.starts_with('-') {
                     event.warnings.add(Warning::NegativeValue);
                 }
-                event.value = Some(Cow::Owned(value));
+                event.value = Some(value);
                 return Ok(());
             }
             None if strict => return Err(Rejection::InvalidValue),
@@ -312,6 +323,14 @@ fn place<'a>(
     };
     *known = (!text.is_empty()).then_some(text);
     Ok(())
+}
+
+/// A value's canonical text, borrowed from the request where that is possible.
+fn canonical<'a>(text: &Cow<'a, str>) -> Option<Cow<'a, str>> {
+    match text {
+        Cow::Borrowed(text) => value::parse(text),
+        Cow::Owned(text) => value::parse(text).map(|value| Cow::Owned(value.into_owned())),
+    }
 }
 
 /// Cuts a text at a character's border.

@@ -97,8 +97,10 @@ impl Options {
 
 /// Whether a text is an http(s) URL.
 pub fn is_url(text: &str) -> bool {
-    let scheme = text.get(..8).unwrap_or(text).to_ascii_lowercase();
-    scheme.starts_with("http://") || scheme.starts_with("https://")
+    let begins = |scheme: &str| {
+        text.as_bytes().get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme.as_bytes()))
+    };
+    begins("http://") || begins("https://")
 }
 
 #[cfg(test)]

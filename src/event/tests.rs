@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::encode::{Stamp, event as encode_event, rejected};
+use super::encode::{Stamp, check_clock, event as encode_event, rejected};
 use super::parse::parse;
 use super::privacy::{ClientIp, Options, UrlQuery};
 use super::rejection::Rejection;
@@ -14,10 +14,11 @@ use crate::time::Timestamp;
 const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist, honor_gpc: true };
 
 fn encode(raw: RawEvent<'_>, client: &Client<'_>) -> Result<Value, Rejection> {
-    let event = parse(raw, false)?;
+    let mut event = parse(raw, false)?;
     let pixel = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
     let stamp = Stamp { id: [7; 16], received: Timestamp(1_795_496_441_123), node_id: "n" };
     let mut out = Vec::new();
+    check_clock(&mut event, stamp.received);
     encode_event(&mut out, &stamp, &event, client, &pixel, &RULES);
     Ok(serde_json::from_slice(&out).expect("valid JSON"))
 }
@@ -145,11 +146,12 @@ proptest! {
         let text = format!("%{byte:02x}").repeat(300);
         let query: String = names.iter().map(|name| format!("&{name}={text}")).collect();
         let query = format!("id=1{query}");
-        let event = parse(RawEvent { query: query.as_bytes(), body: Body::None }, false).unwrap();
+        let mut event = parse(RawEvent { query: query.as_bytes(), body: Body::None }, false).unwrap();
         let pixel = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
         let stamp = Stamp { id: [7; 16], received: Timestamp(0), node_id: "n" };
         let mut out = Vec::new();
-        encode_event(&mut out, &stamp, &event, &Client::default(), &pixel, &RULES);
+        check_clock(&mut event, stamp.received);
+    encode_event(&mut out, &stamp, &event, &Client::default(), &pixel, &RULES);
         prop_assert!(out.len() < 100 * 1024, "{}", out.len());
     }
 }
