@@ -6,7 +6,6 @@
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
@@ -15,6 +14,8 @@ use anyhow::Context;
 
 use crate::config::Config;
 use crate::http::collect::{self, Bounds};
+use crate::http::ops::pulse::Pulse;
+use crate::http::ops::{Life, Phase};
 use crate::http::{management, ops};
 use crate::ingest::Ingest;
 use crate::journal::{Health, Journal};
@@ -44,7 +45,7 @@ pub struct Running {
     journal: Journal,
     registry: Arc<Registry>,
     publisher: Option<Arc<Publisher>>,
-    serving: Arc<AtomicBool>,
+    life: Arc<Life>,
     config: Config,
     node: Node,
 }
@@ -71,12 +72,12 @@ impl Running {
             let started = Publisher::start(config.kafka.clone(), &node.node_id, journal.clone(), clock.clone());
             publisher = Some(Arc::new(started.map_err(|error| Refusal(error.into()))?));
         }
-        let serving = Arc::new(AtomicBool::new(false));
-        let parts = Parts { journal, registry, metrics, clock };
+        let (life, pulse) = (Arc::new(Life::default()), Pulse::new(config.server.workers));
+        let parts = Parts { journal, registry, metrics, clock, life, pulse };
         let public_server = parts.serve_public(&config, public, &node)?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
-        let ops_server = parts.serve_ops(ops, publishing, &serving)?;
-        let Parts { journal, registry, .. } = parts;
+        let ops_server = parts.serve_ops(ops, publishing)?;
+        let Parts { journal, registry, life, .. } = parts;
         let handles = (public_server.handle(), ops_server.handle());
         actix_web::rt::spawn(public_server);
         actix_web::rt::spawn(ops_server);
@@ -88,7 +89,7 @@ impl Running {
             journal,
             registry,
             publisher,
-            serving,
+            life,
             config,
             node,
         })
@@ -96,20 +97,20 @@ impl Running {
 
     /// From now on `/readyz` says so.
     pub fn ready(&self) {
-        self.serving.store(true, Ordering::Release);
+        self.life.enter(Phase::Serving);
         tracing::info!(node_id = self.node.node_id, public = %self.public, ops = %self.ops, "serving");
     }
 
-    /// Waits for the journal to fail. Returns only then.
+    /// Waits for the journal to fail, by its device or by a fault of this program. Returns only then.
     pub async fn failed(&self) {
-        while self.journal.health() != Health::Poisoned {
+        while self.journal.health() != Health::Poisoned && self.journal.is_sound() {
             actix_web::rt::time::sleep(WATCH).await;
         }
     }
 
     /// The contract's order of stopping. `true` if everything acknowledged is on disk and closed in time.
     pub async fn stop(self) -> bool {
-        self.serving.store(false, Ordering::Release);
+        self.life.enter(Phase::Stopping);
         let server = &self.config.server;
         actix_web::rt::time::sleep(server.shutdown_delay).await;
         let in_flight = actix_web::rt::time::timeout(server.shutdown_timeout, self.public_server.stop(true)).await;
@@ -141,6 +142,8 @@ struct Parts {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
+    life: Arc<Life>,
+    pulse: Arc<Pulse>,
 }
 
 impl Parts {
@@ -162,10 +165,11 @@ impl Parts {
         let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
         let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
         let (journal, registry) = (self.journal.clone(), self.registry.clone());
-        let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
+        let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
         let http = HttpServer::new(move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
+            actix_web::rt::spawn(pulse.heart().run());
             let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
             let ingest = Ingest::new(options, node_id.clone(), registry, appender, clock, rejects.clone());
             let worker = Rc::new(collect::Worker { ingest, bounds, metrics: metrics.worker() });
@@ -184,23 +188,20 @@ impl Parts {
         Ok(http.run())
     }
 
-    fn serve_ops(
-        &self,
-        listener: TcpListener,
-        publishing: Option<Arc<publish::Stats>>,
-        serving: &Arc<AtomicBool>,
-    ) -> Result<Server, Refusal> {
+    fn serve_ops(&self, listener: TcpListener, publishing: Option<Arc<publish::Stats>>) -> Result<Server, Refusal> {
         let state = Arc::new(ops::State {
             journal: self.journal.clone(),
             registry: self.registry.clone(),
             publishing,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
-            serving: serving.clone(),
+            life: self.life.clone(),
+            pulse: self.pulse.clone(),
             scraping: Arc::default(),
         });
         let http = HttpServer::new(move || {
             let state = state.clone();
+            actix_web::rt::spawn(state.pulse.clone().run());
             App::new().configure(|services| ops::configure(services, state))
         })
         .workers(1)

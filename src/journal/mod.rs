@@ -319,6 +319,14 @@ impl Journal {
         }
     }
 
+    /// Whether the committer does its work, or ended as it should: closed, or poisoned by the device. Otherwise it ends
+    /// only by a fault of this program, and nothing that waits for it is ever answered.
+    pub fn is_sound(&self) -> bool {
+        let ended = self.thread().as_ref().is_some_and(JoinHandle::is_finished);
+        let shared = &self.0.common.shared;
+        !ended || shared.is_poisoned() || shared.is_closing()
+    }
+
     /// Figures. Reads a few hundred bytes from disk.
     pub fn stats(&self) -> Stats {
         let common = &self.0.common;

@@ -12,6 +12,7 @@ mod random;
 mod cli;
 mod crash;
 mod metrics;
+mod ops;
 mod schema;
 mod shutdown;
 

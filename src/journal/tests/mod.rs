@@ -120,3 +120,37 @@ pub(super) fn copy_dir(from: &Path, to: &Path) {
         }
     }
 }
+
+/// An observer with a fault.
+struct Faulty;
+
+impl Observer for Faulty {
+    fn committed(&self, _: &Commit) {
+        panic!("a fault of this program, as this test wants it");
+    }
+}
+
+#[test]
+fn a_committer_that_ended_by_a_fault_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(options(dir.path()), Arc::new(SystemClock), Arc::new(Faulty)).unwrap();
+    assert!(journal.is_sound());
+    let (appender, _driver) = journal.appender();
+    let head = Head { kind: Kind::Event, id: [1; 16], time_ms: 1 };
+    let _receipt = appender.append(head, b"", |out| out.push(b'x')).unwrap();
+    appender.flush();
+    let deadline = SystemClock.monotonic() + Duration::from_secs(20);
+    while journal.is_sound() {
+        assert!(SystemClock.monotonic() < deadline, "never noticed");
+        std::thread::yield_now();
+    }
+    assert!(!journal.close(Duration::from_secs(20), &SystemClock), "and the program doesn't end as if all were well");
+}
+
+#[test]
+fn a_closed_journal_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(options(dir.path()));
+    assert!(journal.close(Duration::from_secs(20), &SystemClock));
+    assert!(journal.is_sound());
+}

@@ -1,13 +1,17 @@
 //! The operators' listener: liveness, readiness, figures.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod health;
+pub mod pulse;
 
-use actix_web::http::{StatusCode, header};
+use std::sync::Arc;
+
+use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::journal::{Health, Journal};
+pub use self::health::{Life, Phase};
+use self::pulse::Pulse;
+use crate::journal::Journal;
 use crate::metrics::{Metrics, Sources};
 use crate::publish::Stats;
 use crate::registry::Registry;
@@ -27,38 +31,24 @@ pub struct State {
     pub clock: Arc<dyn Clock>,
     /// Held by the scrape under way.
     pub scraping: Arc<tokio::sync::Mutex<()>>,
-    /// Set when the start is complete, cleared when the stop begins.
-    pub serving: Arc<AtomicBool>,
+    /// Starting, serving or stopping.
+    pub life: Arc<Life>,
+    /// Whether the workers are alive.
+    pub pulse: Arc<Pulse>,
 }
 
 /// Mounts the routes.
 pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
     config
         .app_data(web::Data::from(state))
-        .route("/livez", web::get().to(async || "ok\n"))
-        .route("/readyz", web::get().to(readyz))
+        // Some balancers probe by HEAD.
+        .service(web::resource("/livez").route(web::get().to(health::livez)).route(web::head().to(health::livez)))
+        .service(web::resource("/readyz").route(web::get().to(health::readyz)).route(web::head().to(health::readyz)))
         .route("/metrics", web::get().to(metrics));
 }
 
 fn state(request: &HttpRequest) -> &State {
     request.app_data::<web::Data<State>>().expect("configured with it")
-}
-
-async fn readyz(request: HttpRequest) -> HttpResponse {
-    let state = state(&request);
-    let serving = state.serving.load(Ordering::Acquire);
-    let journal = match state.journal.health() {
-        Health::Ready => "ok",
-        Health::Full => "full",
-        Health::Poisoned => "poisoned",
-    };
-    let checks = serde_json::json!({
-        "serving": if serving { "ok" } else { "starting or stopping" },
-        "journal": journal,
-    });
-    let ready = serving && journal == "ok";
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    HttpResponse::build(status).json(serde_json::json!({ "ready": ready, "checks": checks }))
 }
 
 /// The page of figures. Made off the serving thread, as it asks the disk; one at a time, so that a disk that hangs
