@@ -19,4 +19,5 @@ pub mod publish;
 pub mod record;
 pub mod registry;
 pub mod rejects;
+pub mod secret;
 pub mod time;

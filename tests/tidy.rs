@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("record", ""),
     ("pixel", ""),
     ("time", ""),
+    ("secret", ""),
     ("event", "record pixel time"),
     ("limits", "pixel time"),
     ("journal", "record time"),
@@ -25,14 +26,16 @@ const LAYERS: &[(&str, &str)] = &[
     ("upstream", "pixel time"),
     ("registry", "pixel time upstream"),
     ("feed", "record time"),
-    ("node", ""),
     ("rejects", "time"),
     ("ingest", "record pixel time event limits journal registry feed rejects"),
-    ("publish", "record time journal"),
+    ("publish", "record time secret journal"),
     ("telemetry", ""),
     ("http", "record pixel time event limits journal registry upstream feed ingest publish metrics"),
     ("metrics", "record pixel time event limits journal registry upstream feed ingest publish"),
-    ("config", "record pixel time event limits journal registry upstream feed ingest publish http telemetry node"),
+    (
+        "config",
+        "record pixel time secret event limits journal registry upstream feed ingest publish http telemetry node",
+    ),
     ("app", "*"),
     ("cli", "*"),
     ("main", "*"),
@@ -294,6 +297,16 @@ fn operators_are_told_about_each_metric() {
     assert!(names.len() > 30, "the scan sees {names:?}");
     let missing = names.iter().filter(|name| !operations.contains(&format!("`pixelgate_{name}")));
     none(missing.map(|name| format!("docs/operations.md does not explain `pixelgate_{name}`")).collect());
+}
+
+#[test]
+fn the_contract_has_a_row_for_each_key() {
+    let contract = contract();
+    let keys = pixelgate::config::reference::paths();
+    assert!(keys.len() > 30, "{keys:?}");
+    let missing = keys.iter().filter(|key| !contract.contains(&format!("\n| `{key}` |")));
+    let missing = missing.filter(|key| !contract.contains(&format!("\n| `{key}.*` |")));
+    none(missing.map(|key| format!("docs/contract.md has no row | `{key}` |")).collect());
 }
 
 #[test]

@@ -32,6 +32,8 @@ enum Command {
     Serve,
     /// Print every problem of the config.
     Check,
+    /// Print the config that holds, as TOML, secrets redacted.
+    Config,
     /// Look into the journal, also of a running or crashed gateway. Never writes.
     #[command(subcommand)]
     Journal(journal::Command),
@@ -69,7 +71,7 @@ struct NewToken {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match config::load(cli.config.as_deref(), environment()) {
+    let result = match config::load(cli.config.as_deref(), std::env::vars_os()) {
         Ok(config) => run(cli.command.unwrap_or(Command::Serve), config),
         Err(problems) => {
             // `check` has its problems as its result; for the others they are an error.
@@ -95,13 +97,6 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The only reading of the process environment. Names or values that are not UTF-8 can't be ours.
-fn environment() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
-}
-
 fn run(command: Command, config: Config) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match command {
@@ -110,6 +105,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<()> {
             serve::run(config)
         }
         Command::Check => Ok(()),
+        Command::Config => Ok(out.write_all(config.to_toml().as_bytes())?),
         Command::Journal(command) => journal::run(&command, &config, &mut out),
         Command::Token(Token::Create(new)) => {
             let grant = Grant { name: new.name, ad_accounts: new.ad_accounts, read_only: new.read_only };

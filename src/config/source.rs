@@ -1,14 +1,16 @@
-//! Where words come from: a merged table of keys, read one by one, with a list of everything that is wrong.
+//! Where words come from: the file's tables and the environment's variables, taken key by key; what is left is unknown.
+//!
+//! Nothing ends at the first problem: all are gathered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::units;
+use super::keys::{KEYS, Key, LATER};
+use super::kind::Kind;
+use crate::publish::properties;
 
 /// Something wrong with one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +19,13 @@ pub struct Problem {
     pub key: String,
     /// What is wrong and what is allowed.
     pub text: String,
+}
+
+impl Problem {
+    /// A problem of a key.
+    pub fn new(key: &str, text: String) -> Problem {
+        Problem { key: key.to_owned(), text }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -29,196 +38,234 @@ impl fmt::Display for Problem {
 const PREFIX: &str = "PIXELGATE_";
 /// What Kubernetes injects for a Service named pixelgate.
 const INJECTED: [&str; 2] = ["PIXELGATE_PORT", "PIXELGATE_SERVICE_"];
+/// `PIXELGATE_KAFKA__CLIENT__SASL_PASSWORD`.
+const CLIENT: &str = "PIXELGATE_KAFKA__CLIENT__";
+/// End of a variable that names a file with the value.
+const FILE: &str = "_FILE";
+/// A secret's file is at most this long: certificates fit, a wrong file does not fill memory.
+const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Source {
-    table: Table,
-    known: BTreeSet<String>,
-    problems: Vec<Problem>,
+    file: Table,
+    /// By path; parts of a key as `path.part`.
+    variables: BTreeMap<String, Value>,
+    /// By librdkafka's name.
+    client: BTreeMap<String, String>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// The variable of a key.
+pub(super) fn variable(path: &str) -> String {
+    format!("{PREFIX}{}", path.to_ascii_uppercase().replace('.', "__"))
+}
+
+/// A name as TOML and problems write it: quoted if it has to be, always on one line.
+pub(super) fn quoted(name: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { format!("{name:?}") }
 }
 
 impl Source {
     /// Notes a problem.
     pub(super) fn problem(&mut self, key: &str, text: String) {
-        self.problems.push(Problem { key: key.to_owned(), text });
+        self.problems.push(Problem::new(key, text));
     }
 
     /// The file's text.
     pub(super) fn toml(&mut self, text: &str) {
         match text.parse::<Table>() {
-            Ok(table) => self.table = table,
-            Err(error) => self.problem("--config", error.to_string().trim().replace('\n', " ")),
+            Ok(table) => self.file = table,
+            Err(error) => {
+                // Only the place and the rule: the line itself may hold a secret.
+                let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+                let line = before.matches('\n').count() + 1;
+                self.problem("--config", format!("line {line} is no TOML: {}", error.message().escape_debug()));
+            }
         }
     }
 
     /// `PIXELGATE_SECTION__KEY`, which wins over the file.
-    pub(super) fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
+    pub(super) fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
+        let mut ours: Vec<(String, OsString)> = Vec::new();
         for (name, value) in variables {
-            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            if INJECTED.iter().any(|injected| name.starts_with(injected)) {
-                continue;
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with(PREFIX) && !INJECTED.iter().any(|injected| name.starts_with(injected)) {
+                ours.push((name, value));
             }
-            let key = rest.to_ascii_lowercase().replace("__", ".");
-            let (sections, last) = key.rsplit_once('.').map_or((None, &key[..]), |(left, last)| (Some(left), last));
-            let mut table = &mut self.table;
-            for section in sections.iter().flat_map(|sections| sections.split('.')) {
-                let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-                if !entry.is_table() {
-                    *entry = Value::Table(Table::new());
+        }
+        ours.sort();
+        for (name, value) in ours {
+            match value.into_string() {
+                Ok(value) => self.one_variable(&name, value),
+                Err(_) => self.problem(&quoted(&name), "its value is no UTF-8; allowed is text".to_owned()),
+            }
+        }
+    }
+
+    fn one_variable(&mut self, name: &str, value: String) {
+        if let Some(end) = name.strip_prefix(CLIENT).filter(|end| !end.is_empty()) {
+            return self.client_variable(name, end, value);
+        }
+        for key in KEYS.iter().filter(|key| !matches!(key.kind, Kind::Client | Kind::Pixels)) {
+            let whole = variable(key.path);
+            if name == whole {
+                self.variables.insert(key.path.to_owned(), Value::String(value));
+                return;
+            }
+            if matches!(key.kind, Kind::Rate) {
+                for part in ["rate", "burst"] {
+                    if name == format!("{whole}__{}", part.to_ascii_uppercase()) {
+                        self.variables.insert(format!("{}.{part}", key.path), Value::String(value));
+                        return;
+                    }
                 }
-                table = entry.as_table_mut().expect("made one above");
             }
-            table.insert(last.to_owned(), Value::String(value));
+        }
+        let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+        if let Some(problem) = later(&path) {
+            return self.problem(&path, format!("{name} {problem}"));
+        }
+        let nearest = nearest(name, KEYS.iter().map(|key| variable(key.path)));
+        self.problem(&quoted(&path), format!("{name:?} is no variable of pixelgate; the nearest is {nearest}"));
+    }
+
+    /// A librdkafka property, or the file that it stands in.
+    fn client_variable(&mut self, name: &str, end: &str, value: String) {
+        let whole = properties::from_variable(end);
+        let (property, text) = match end.strip_suffix(FILE) {
+            Some(start) if !properties::is_known(&whole) => {
+                let property = properties::from_variable(start);
+                match read_secret(&value) {
+                    Ok(text) => (property, text),
+                    Err(error) => {
+                        let key = format!("kafka.client.{}", quoted(&property));
+                        return self
+                            .problem(&key, format!("{name} names {value:?}: {error}; allowed is a readable file"));
+                    }
+                }
+            }
+            _ => (whole, value),
+        };
+        if self.client.insert(property.clone(), text).is_some() {
+            let key = format!("kafka.client.{}", quoted(&property));
+            self.problem(&key, format!("given by two variables, one of them {name}; allowed is one"));
         }
     }
 
-    fn take(&mut self, key: &str) -> Option<Value> {
-        self.known.insert(key.to_owned());
-        let mut parts = key.split('.');
-        let (first, second) = (parts.next().unwrap_or_default(), parts.next());
-        match second {
-            None => self.table.remove(first),
-            Some(second) => self.table.get_mut(first)?.as_table_mut()?.remove(second),
+    /// The operator's value of a key, if there is one.
+    pub(super) fn take(&mut self, key: &Key) -> Option<Value> {
+        let of_file = match key.path.split_once('.') {
+            None => self.file.remove(key.path),
+            Some((section, name)) => {
+                self.file.get_mut(section).and_then(Value::as_table_mut).and_then(|table| table.remove(name))
+            }
+        };
+        let value = self.variables.remove(key.path).or(of_file);
+        match key.kind {
+            Kind::Client => self.with_properties(key, value),
+            Kind::Rate => self.with_parts(key, value),
+            _ => value,
         }
     }
 
-    /// A word as text, whether it was written as text, number or truth.
-    fn word(&mut self, key: &str) -> Option<String> {
-        match self.take(key)? {
-            Value::String(text) => Some(text),
-            Value::Integer(number) => Some(number.to_string()),
-            Value::Boolean(truth) => Some(truth.to_string()),
+    /// A rate's parts: from variables, else from the value, else from the default.
+    fn with_parts(&mut self, key: &Key, value: Option<Value>) -> Option<Value> {
+        let mut table = match value {
+            Some(Value::Table(table)) => table,
             other => {
-                self.problem(key, format!("must be one value, not {}", other.type_str()));
-                None
-            }
-        }
-    }
-
-    fn parsed<T>(&mut self, key: &str, default: &str, allowed: &str, parse: impl Fn(&str) -> Option<T>) -> T {
-        let word = self.word(key);
-        if let Some(word) = &word {
-            match parse(word.trim()) {
-                Some(value) => return value,
-                None => self.problem(key, format!("{word:?} is not allowed; {allowed}")),
-            }
-        }
-        parse(default).expect("defaults are allowed")
-    }
-
-    pub(super) fn text(&mut self, key: &str, default: &str) -> String {
-        self.optional_text(key).unwrap_or_else(|| default.to_owned())
-    }
-
-    pub(super) fn optional_text(&mut self, key: &str) -> Option<String> {
-        self.word(key)
-    }
-
-    pub(super) fn address(&mut self, key: &str, default: &str) -> SocketAddr {
-        self.parsed(key, default, "allowed is ADDRESS:PORT such as 127.0.0.1:8080", |word| word.parse().ok())
-    }
-
-    pub(super) fn number(&mut self, key: &str, default: u64, allowed: RangeInclusive<u64>) -> u64 {
-        let text = format!("allowed are whole numbers from {} to {}", allowed.start(), allowed.end());
-        self.parsed(key, &default.to_string(), &text, |word| {
-            word.parse().ok().filter(|number| allowed.contains(number))
-        })
-    }
-
-    pub(super) fn size(&mut self, key: &str, default: &str, allowed: RangeInclusive<u64>) -> u64 {
-        let text = format!("allowed are sizes such as {default}, from {} to {} bytes", allowed.start(), allowed.end());
-        self.parsed(key, default, &text, |word| units::bytes(word).filter(|bytes| allowed.contains(bytes)))
-    }
-
-    pub(super) fn span(&mut self, key: &str, default: &str) -> Duration {
-        self.parsed(key, default, "allowed are durations such as 500ms, 10s, 5m, 24h, 7d", units::span)
-    }
-
-    pub(super) fn truth(&mut self, key: &str, default: bool) -> bool {
-        self.parsed(key, &default.to_string(), "allowed are true and false", |word| word.parse().ok())
-    }
-
-    pub(super) fn choice<T: Copy>(&mut self, key: &str, default: &str, choices: &[(&str, T)]) -> T {
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        self.parsed(key, default, &format!("allowed: {}", words.join(", ")), |word| {
-            choices.iter().find(|(known, _)| *known == word).map(|(_, value)| *value)
-        })
-    }
-
-    /// Texts: an array, or one text with commas; empty = none.
-    pub(super) fn list(&mut self, key: &str) -> Vec<String> {
-        let words = match self.take(key) {
-            None => Vec::new(),
-            Some(Value::String(text)) => text.split(',').map(|word| word.trim().to_owned()).collect(),
-            Some(Value::Array(values)) if values.iter().all(Value::is_str) => {
-                values.iter().filter_map(Value::as_str).map(|word| word.trim().to_owned()).collect()
-            }
-            Some(_) => {
-                self.problem(key, "must be an array of texts or one text with commas".into());
-                Vec::new()
+                let parts: Vec<_> = ["rate", "burst"].iter().map(|part| format!("{}.{part}", key.path)).collect();
+                if !parts.iter().any(|part| self.variables.contains_key(part)) {
+                    return other;
+                }
+                Table::new()
             }
         };
-        words.into_iter().filter(|word| !word.is_empty()).collect()
+        let default = key.default_value();
+        for part in ["rate", "burst"] {
+            if let Some(value) = self.variables.remove(&format!("{}.{part}", key.path)) {
+                table.insert(part.to_owned(), value);
+            } else if !table.contains_key(part)
+                && let Some(value) = default.as_ref().and_then(|default| default.get(part))
+            {
+                table.insert(part.to_owned(), value.clone());
+            }
+        }
+        Some(Value::Table(table))
     }
 
-    /// A table of any names, quoted (`"sasl.password"`), dotted or from the environment (`SASL_PASSWORD`).
-    pub(super) fn map(&mut self, key: &str) -> BTreeMap<String, String> {
-        let (mut map, mut todo) = (BTreeMap::new(), Vec::new());
-        match self.take(key) {
-            None => return map,
-            Some(Value::Table(table)) => todo.push((String::new(), table)),
-            Some(_) => self.problem(key, "must be a table".into()),
-        }
-        while let Some((prefix, table)) = todo.pop() {
-            for (name, value) in table {
-                let name = format!("{prefix}{}", name.replace('_', "."));
-                match value {
-                    Value::Table(inner) => todo.push((format!("{name}."), inner)),
-                    Value::String(text) => drop(map.insert(name, text)),
-                    Value::Integer(number) => drop(map.insert(name, number.to_string())),
-                    Value::Boolean(truth) => drop(map.insert(name, truth.to_string())),
-                    _ => self.problem(&format!("{key}.{name}"), "must be one value".into()),
+    /// One flat table of properties: quoted and dotted names of the file, then variables.
+    fn with_properties(&mut self, key: &Key, value: Option<Value>) -> Option<Value> {
+        let mut flat = Table::new();
+        match value {
+            Some(Value::Table(table)) => {
+                let mut left: Vec<(String, Value)> = table.into_iter().collect();
+                while let Some((name, value)) = left.pop() {
+                    if let Value::Table(inner) = value {
+                        left.extend(inner.into_iter().map(|(end, value)| (format!("{name}.{end}"), value)));
+                    } else if flat.insert(name.clone(), value).is_some() {
+                        let key = format!("{}.{}", key.path, quoted(&name));
+                        self.problem(&key, "given twice, quoted and dotted; allowed is once".to_owned());
+                    }
                 }
             }
+            None => {}
+            other => return other,
         }
-        map
+        for (name, text) in std::mem::take(&mut self.client) {
+            flat.insert(name, Value::String(text));
+        }
+        (!flat.is_empty()).then_some(Value::Table(flat))
     }
 
-    pub(super) fn tables(&mut self, key: &str) -> Vec<Table> {
-        let Some(value) = self.take(key) else { return Vec::new() };
-        let Value::Array(values) = value else {
-            self.problem(key, "must be a list of tables".into());
-            return Vec::new();
-        };
-        let mut tables = Vec::new();
-        for value in values {
+    /// After all keys are taken: what is left is unknown.
+    pub(super) fn finish(mut self) -> Vec<Problem> {
+        for (name, value) in std::mem::take(&mut self.file) {
+            let is_section =
+                KEYS.iter().any(|key| key.path.split_once('.').is_some_and(|(section, _)| section == name));
             match value {
-                Value::Table(table) => tables.push(table),
-                _ => self.problem(key, "must be a list of tables".into()),
+                Value::Table(inner) => {
+                    for end in inner.keys() {
+                        self.unknown(&format!("{}.{}", quoted(&name), quoted(end)));
+                    }
+                    if inner.is_empty() && !is_section {
+                        self.unknown(&quoted(&name));
+                    }
+                }
+                _ if is_section => self.problem(&name, format!("allowed is a table [{name}]")),
+                _ => self.unknown(&quoted(&name)),
             }
         }
-        tables
+        self.problems
     }
 
-    /// The result, unless something is wrong; what nobody asked for is unknown.
-    pub(super) fn finish<T>(mut self, built: T) -> Result<T, Vec<Problem>> {
-        for key in leaves(&self.table) {
-            let near = |known: &&String| (strsim::jaro_winkler(known, &key) * 1000.0) as u32;
-            let nearest = self.known.iter().max_by_key(near).cloned().unwrap_or_default();
-            self.problem(&key, format!("unknown key of this version; the nearest is {nearest}"));
-        }
-        if self.problems.is_empty() { Ok(built) } else { Err(self.problems) }
+    fn unknown(&mut self, path: &str) {
+        let text = later(path).map(str::to_owned);
+        let nearest = || nearest(path, KEYS.iter().map(|key| key.path.to_owned()));
+        let text = text.unwrap_or_else(|| format!("unknown key of this version; the nearest is {}", nearest()));
+        self.problem(path, text);
     }
 }
 
-fn leaves(table: &Table) -> Vec<String> {
-    let mut keys = Vec::new();
-    for (name, value) in table {
-        match value {
-            Value::Table(inner) => keys.extend(inner.keys().map(|key| format!("{name}.{key}"))),
-            _ => keys.push(name.clone()),
+fn later(path: &str) -> Option<&'static str> {
+    LATER.iter().find(|(paths, _)| paths.contains(&path)).map(|(_, text)| *text)
+}
+
+fn nearest(name: &str, known: impl Iterator<Item = String>) -> String {
+    known.max_by_key(|known| (strsim::jaro_winkler(known, name) * 1000.0) as u32).unwrap_or_default()
+}
+
+/// A file's text without the newline that editors put at its end.
+fn read_secret(path: &str) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_SECRET_BYTES).read_to_string(&mut text)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
         }
     }
-    keys
+    Ok(text)
 }

@@ -1,6 +1,8 @@
-//! Sizes and durations as operators write them.
+//! Sizes, durations and rates as operators write them, and the way back.
 
 use std::time::Duration;
+
+use toml::{Table, Value};
 
 /// `5GiB`, `64KB`, `512`.
 pub(super) fn bytes(text: &str) -> Option<u64> {
@@ -34,6 +36,69 @@ pub(super) fn span(text: &str) -> Option<Duration> {
     number.checked_mul(factor).map(Duration::from_millis)
 }
 
+/// The shortest way to write bytes exactly.
+pub(super) fn write_bytes(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// The shortest way to write a duration of whole milliseconds.
+pub(super) fn write_span(span: Duration) -> String {
+    const UNITS: [(&str, u128); 3] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let ms = span.as_millis();
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    match UNITS.iter().find(|(_, factor)| ms.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", ms / factor),
+        None => format!("{ms}ms"),
+    }
+}
+
+/// So many per unit of time, and so many at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// Refills in each `per`.
+    pub rate: u32,
+    /// A second, a minute or an hour.
+    pub per: Duration,
+    /// Most at once.
+    pub burst: u32,
+}
+
+impl Limit {
+    /// `{ rate = "200/s", burst = 1000 }`, both given, nothing else.
+    pub(super) fn from_table(table: &Table) -> Option<Limit> {
+        let burst = table.get("burst")?;
+        let burst = burst.as_integer().or_else(|| burst.as_str()?.trim().parse().ok())?;
+        let burst = u32::try_from(burst).ok().filter(|burst| *burst > 0)?;
+        let (rate, per) = rate(table.get("rate")?.as_str()?.trim())?;
+        (table.len() == 2).then_some(Limit { rate, per, burst })
+    }
+
+    pub(super) fn to_table(self) -> Table {
+        let unit = write_span(self.per);
+        let rate = Value::String(format!("{}/{}", self.rate, unit.trim_start_matches('1')));
+        Table::from_iter([("rate".to_owned(), rate), ("burst".to_owned(), Value::Integer(self.burst.into()))])
+    }
+}
+
+/// `100/s`, `6000/m`, `1/h`.
+fn rate(text: &str) -> Option<(u32, Duration)> {
+    let (number, unit) = text.split_once('/')?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    let number = number.parse().ok().filter(|number| *number > 0)?;
+    Some((number, Duration::from_secs(seconds)))
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -43,6 +108,26 @@ fn split(text: &str) -> Option<(u64, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for (value, text) in [(0, "0B"), (1000, "1000B"), (1024, "1KiB"), (64 << 20, "64MiB"), (3 << 40, "3TiB")] {
+            assert_eq!((write_bytes(value).as_str(), bytes(text)), (text, Some(value)));
+        }
+        for (ms, text) in
+            [(0, "0s"), (1, "1ms"), (1500, "1500ms"), (60_000, "1m"), (90_000, "90s"), (86_400_000, "24h")]
+        {
+            let value = Duration::from_millis(ms);
+            assert_eq!((write_span(value).as_str(), span(text)), (text, Some(value)));
+        }
+        for text in ["rate = '200/s'\nburst = 1000", "rate = '5/m'\nburst = 1", "rate = '1/h'\nburst = '7'"] {
+            let limit = Limit::from_table(&text.parse().unwrap()).unwrap();
+            assert_eq!(Limit::from_table(&limit.to_table()), Some(limit));
+        }
+        for bad in ["rate = '200'\nburst = 1", "rate = '0/s'\nburst = 1", "rate = '1/s'\nburst = 0", "rate = '1/s'"] {
+            assert_eq!(Limit::from_table(&bad.parse().unwrap()), None, "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_and_spans() {

@@ -136,8 +136,8 @@ impl Client {
         let timeout = options.transaction_timeout;
         let mut base = ClientConfig::new();
         base.set("bootstrap.servers", options.brokers.join(","));
-        for (name, value) in &options.client {
-            base.set(name, value);
+        for (name, property) in options.client.iter() {
+            base.set(name, property.expose());
         }
         let mut consumer = base.clone();
         consumer.set("group.id", identity).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
@@ -164,9 +164,11 @@ impl Client {
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.kbytes", "16384")
             .set("queue.buffering.max.messages", "0")
-            .set("linger.ms", "5")
             .set("delivery.report.only.error", "true");
-        if !options.client.contains_key("compression.type") {
+        if !options.client.has_any(&["linger.ms", "queue.buffering.max.ms"]) {
+            producer.set("linger.ms", "5");
+        }
+        if !options.client.has_any(&["compression.type", "compression.codec"]) {
             producer.set("compression.type", "lz4");
         }
         let context = Context::default();

@@ -8,8 +8,8 @@
 
 pub mod cursor;
 mod kafka;
+pub mod properties;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use cursor::{Choice, KafkaCursor};
 use kafka::{Client, Doubt, Fault};
+use properties::Properties;
 
 use crate::journal::{Batch, Cursor, Journal, Next, OnDamage, Reader};
 use crate::record::{Kind, Position};
@@ -50,7 +51,7 @@ pub struct Options {
     /// `kafka.transaction_timeout`.
     pub transaction_timeout: Duration,
     /// `kafka.client`: further librdkafka properties.
-    pub client: BTreeMap<String, String>,
+    pub client: Properties,
 }
 
 /// What keeps records from leaving.

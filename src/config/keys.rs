@@ -1,0 +1,218 @@
+//! One row per key: its path, what is allowed, its default, and the sentence that documents it.
+//!
+//! From these rows come the accepted keys, the names of environment variables, `config/pixelgate.toml` and the output
+//! of `pixelgate config`. A new key is a row here, a field of its component's `Options`, a line in `Config::build`, a
+//! line in docs/contract.md §2, and `PIXELGATE_WRITE_REFERENCE=1 cargo test --lib config::reference`.
+
+use super::kind::Kind::{self, *};
+use super::rules;
+use crate::journal::{MIN_MAX_BYTES, MIN_SEGMENT_BYTES};
+
+/// A key. Rows of one section stand together, in the order of the reference.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// `section.key`, or a top-level key.
+    pub(super) path: &'static str,
+    /// What is allowed.
+    pub(super) kind: Kind,
+    /// What holds when nobody says anything.
+    pub(super) default: Default,
+    /// Its meaning, in sentences.
+    pub(super) doc: &'static str,
+}
+
+/// What holds without a word from the operator.
+#[derive(Debug)]
+pub(super) enum Default {
+    /// This text, read as the file's would be.
+    Is(&'static str),
+    /// Nothing is set; the text says what then.
+    Unset(&'static str),
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, default: Default::Is(default), doc }
+}
+
+const fn unset(path: &'static str, kind: Kind, then: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, default: Default::Unset(then), doc }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const SECOND: u64 = 1000;
+const HOUR: u64 = 3600 * SECOND;
+const DAY: u64 = 24 * HOUR;
+
+/// All keys.
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "data_dir",
+        Text(rules::PATH),
+        "pixelgate-data",
+        "Holds everything that must survive: a local disk of its own, one per node, never shared.",
+    ),
+    unset(
+        "node_id",
+        Text(rules::NODE_ID),
+        "made once and kept in data_dir",
+        "This node's name in records and Kafka identities. Another one than data_dir's is refused.",
+    ),
+    key("server.listen", Address, "127.0.0.1:8080", "Public listener: events, and management unless it has its own."),
+    unset("server.workers", Number(1, 1024), "one per core", "HTTP threads."),
+    unset(
+        "server.public_url",
+        Text(rules::URL),
+        "derived from server.listen",
+        "What pages load: goes into snippets, never taken from a request's Host.",
+    ),
+    key("server.max_connections", Number(1, 1_000_000), "10000", "Open connections, all workers together."),
+    key("server.max_uri_bytes", Size(256, 64 * KIB), "16KiB", "Longest request target, else 414 uri_too_long."),
+    key(
+        "server.body_timeout",
+        Span(100, HOUR),
+        "10s",
+        "Longest pause between two chunks of a body, else 408 body_timeout.",
+    ),
+    key(
+        "server.shutdown_delay",
+        Span(0, HOUR),
+        "0s",
+        "On SIGTERM: unready, still serving for this long. Longer than a load balancer takes to notice /readyz.",
+    ),
+    key(
+        "server.shutdown_timeout",
+        Span(0, HOUR),
+        "20s",
+        "Then: stop listening, answer what is in flight, last commit, flush; what takes longer is dropped.",
+    ),
+    key("ops.listen", Address, "127.0.0.1:8081", "Operators' listener: /livez, /readyz, /metrics."),
+    key(
+        "journal.acknowledge",
+        Choice(&["synced", "written"]),
+        "synced",
+        "Reply after fdatasync; written: after the write, synced in the background at least once a second.",
+    ),
+    key(
+        "journal.max_bytes",
+        Size(MIN_MAX_BYTES, u64::MAX / 2),
+        "10GiB",
+        "Room for records. Only unpublished and parked bytes, or a full disk, can cause journal_full.",
+    ),
+    key("journal.segment_bytes", Size(MIN_SEGMENT_BYTES, 4 * GIB), "64MiB", "Size of a segment file."),
+    key(
+        "journal.retention",
+        Span(0, 3650 * DAY),
+        "24h",
+        "Published segments are kept this long while room lasts; without Kafka, any segment.",
+    ),
+    key(
+        "journal.on_damage",
+        Choice(&["skip", "stop"]),
+        "skip",
+        "Records damaged on disk are counted and stepped over; stop: publishing waits for a person.",
+    ),
+    key(
+        "kafka.brokers",
+        List(rules::BROKER),
+        "",
+        "HOST:PORT of some brokers; none: records rest in the journal. Set later, everything retained is published.",
+    ),
+    key(
+        "kafka.events_topic",
+        Text(rules::TOPIC),
+        "pixelgate.events",
+        "Where events go. Created when missing and permitted.",
+    ),
+    key(
+        "kafka.rejected_topic",
+        Text(rules::TOPIC_OR_NONE),
+        "pixelgate.rejected",
+        "Where rejected requests go. Empty: they are not even journaled.",
+    ),
+    key("kafka.partitions", OrBrokers(10_000), "-1", "Partitions of topics that pixelgate creates."),
+    key("kafka.replication_factor", OrBrokers(100), "-1", "Replicas of topics that pixelgate creates."),
+    key(
+        "kafka.transaction_timeout",
+        Span(SECOND, HOUR),
+        "15s",
+        "The longest that a dead node can hold back read_committed consumers.",
+    ),
+    key(
+        "kafka.client",
+        Client,
+        "",
+        "Any librdkafka property, such as TLS and SASL. Secrets are better in a file, named by a variable:\n\
+         PIXELGATE_KAFKA__CLIENT__SASL_PASSWORD_FILE.",
+    ),
+    key("registry.mode", Choice(&["local"]), "local", "Pixels are created here and kept in data_dir."),
+    key("registry.max_pixels", Number(1, 100_000_000), "1000000", "Bound of the known pixels."),
+    key("registry.database", Choice(&[""]), "", "Empty: SQLite in data_dir."),
+    key(
+        "registry.pixels",
+        Pixels,
+        "",
+        "Static pixels, each with its id, and name, tag, fb_ad_account_id as far as known. All are texts: id = \"42\".",
+    ),
+    key("registry.snippet_value", Text(rules::VALUE), "0.00", "The value that a fresh js_pixel carries."),
+    key("registry.snippet_currency", Text(rules::CURRENCY), "USD", "The currency that a fresh js_pixel carries."),
+    key("limits.max_body_bytes", Size(KIB, 16 * MIB), "64KiB", "Longest body, else 413 body_too_large."),
+    key(
+        "privacy.client_ip",
+        Choice(&["truncated", "full", "none"]),
+        "truncated",
+        "Visitors' addresses in records: v4 to /24 and v6 to /48, whole, or none.",
+    ),
+    key(
+        "privacy.url_query",
+        Choice(&["allowlist", "keep", "drop"]),
+        "allowlist",
+        "Queries of URLs in records: utm_* and click ids, all, or none.",
+    ),
+    key(
+        "privacy.honor_gpc",
+        Truth,
+        "true",
+        "With Sec-GPC: 1 the record has no browser_id, fbp, fbc or click ids; the event still counts.",
+    ),
+    key("validation.strict", Truth, "false", "Reject an invalid value or currency instead of leaving it out."),
+    key(
+        "validation.unknown_pixel",
+        Choice(&["reject", "flag"]),
+        "reject",
+        "What happens to events of unknown pixels; flag: accepted with a warning.",
+    ),
+    key("log.format", Choice(&["text", "json"]), "text", "Logs go to stderr."),
+    key("log.level", Choice(&["error", "warn", "info", "debug", "trace"]), "info", "Lines from this level on."),
+];
+
+/// Keys of the contract that this version does not have, with what to do instead.
+pub(super) const LATER: &[(&[&str], &str)] = &[(
+    &[
+        "registry.upstream",
+        "registry.upstream_token",
+        "registry.ad_accounts",
+        "registry.sync_interval",
+        "registry.forward_cookies",
+        "registry.learn",
+        "registry.grace",
+    ],
+    "belongs to registry.mode = \"proxy\", which this version does not have; allowed is leaving it out",
+)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn rows_are_unique_and_sections_stand_together() {
+        let paths: BTreeSet<&str> = KEYS.iter().map(|key| key.path).collect();
+        assert_eq!(paths.len(), KEYS.len());
+        let mut sections: Vec<&str> = KEYS.iter().map(|key| key.path.split_once('.').map_or("", |(s, _)| s)).collect();
+        sections.dedup();
+        assert_eq!(sections.iter().collect::<BTreeSet<_>>().len(), sections.len(), "{sections:?}");
+        assert_eq!(sections[0], "", "TOML's top-level keys come first");
+    }
+}

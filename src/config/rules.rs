@@ -1,0 +1,94 @@
+//! What texts are allowed: each rule is a test and the words that say it.
+
+use super::kind::Rule;
+use crate::event::{currency, privacy, value};
+use crate::node;
+
+/// A path.
+pub(super) const PATH: Rule =
+    Rule { allowed: "allowed is a path", fits: |text| !text.is_empty() && !text.contains('\0') };
+
+/// A node's name.
+pub(super) const NODE_ID: Rule =
+    Rule { allowed: "allowed are 1 to 64 letters, digits, '.', '_' and '-'", fits: node::is_node_id };
+
+/// The base of public URLs. It is written into HTML and scripts, so nothing that ends a text may be in it.
+pub(super) const URL: Rule = Rule {
+    allowed: "allowed is an http or https URL such as https://pixel.example.com",
+    fits: |text| {
+        let ends = |letter: char| letter.is_control() || "\"'<>\\ `?#".contains(letter);
+        privacy::is_url(text) && !text.contains(ends)
+    },
+};
+
+/// A broker to begin with.
+pub(super) const BROKER: Rule = Rule {
+    allowed: "allowed are HOST:PORT such as kafka-1:9092",
+    fits: |text| {
+        let host = text.rsplit_once("://").map_or(text, |(_, host)| host);
+        let (host, port) = host.rsplit_once(':').unwrap_or((host, "9092"));
+        let plain = |byte: u8| byte.is_ascii_graphic() && !b",/\"'".contains(&byte);
+        !host.is_empty() && host.bytes().all(plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    },
+};
+
+fn is_topic(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=249).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != ".."
+}
+
+/// A topic, as Kafka allows it.
+pub(super) const TOPIC: Rule =
+    Rule { allowed: "allowed are 1 to 249 letters, digits, '.', '_' and '-'", fits: is_topic };
+
+/// A topic, or none.
+pub(super) const TOPIC_OR_NONE: Rule = Rule {
+    allowed: "allowed are 1 to 249 letters, digits, '.', '_' and '-', or nothing",
+    fits: |text| text.is_empty() || is_topic(text),
+};
+
+/// A conversion's value.
+pub(super) const VALUE: Rule =
+    Rule { allowed: "allowed are decimals such as 0.00", fits: |text| value::parse(text).is_some() };
+
+/// A currency.
+pub(super) const CURRENCY: Rule =
+    Rule { allowed: "allowed are active ISO 4217 codes such as USD", fits: |text| currency::parse(text).is_some() };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_refuse_what_would_fail_later() {
+        for (rule, bad) in [
+            (PATH, ""),
+            (NODE_ID, "a b"),
+            (URL, "ftp://a"),
+            (URL, "https://a/\">"),
+            (URL, "https://a/?b"),
+            (BROKER, "kafka:port"),
+            (BROKER, "kafka:0"),
+            (BROKER, ":9092"),
+            (BROKER, "kafka 1:9092"),
+            (TOPIC, ""),
+            (TOPIC, ".."),
+            (TOPIC, "a/b"),
+            (TOPIC_OR_NONE, "a b"),
+            (VALUE, "1,0"),
+            (CURRENCY, "XXY"),
+        ] {
+            assert!(!(rule.fits)(bad), "{bad:?}: {}", rule.allowed);
+        }
+        for (rule, good) in [
+            (URL, "https://pixel.example.com/a"),
+            (BROKER, "kafka-1:9092"),
+            (BROKER, "kafka"),
+            (BROKER, "[::1]:9092"),
+            (BROKER, "SASL_SSL://kafka:9093"),
+            (TOPIC_OR_NONE, ""),
+        ] {
+            assert!((rule.fits)(good), "{good:?}: {}", rule.allowed);
+        }
+    }
+}

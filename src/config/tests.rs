@@ -1,0 +1,171 @@
+//! Whole configs: precedence, lists, environment, secrets, and that every problem is told at once.
+
+use std::time::Duration;
+
+use super::*;
+
+fn from(toml: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let mut source = Source::default();
+    source.toml(toml);
+    source.environment(environment.iter().map(|(name, value)| (name.into(), value.into())));
+    match Words::read(source) {
+        Ok(words) => Ok(Config::build(words)),
+        Err(problems) => Err(problems.iter().map(Problem::to_string).collect()),
+    }
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let problems = from(
+        "node_id = 'a b'\n[server]\nlisten = 'nowhere'\nworkers = 0\nbody_timeout = '10 parsecs'\nlisen = 1\n\
+         [journal]\nmax_bytes = '1'\nacknowledge = 'maybe'\n[privacy]\nhonor_gpc = 'yes'\n[kafka]\nbrokers = 1\n",
+        &[("PIXELGATE_LOG__LEVL", "info")],
+    )
+    .unwrap_err();
+    assert_eq!(problems.len(), 10, "{problems:#?}");
+    assert!(problems.iter().any(|line| line.starts_with("server.lisen: ") && line.contains("server.listen")));
+    assert!(problems.iter().any(|line| line.starts_with("log.levl: ") && line.contains("PIXELGATE_LOG__LEVEL")));
+    for line in &problems {
+        assert!(line.contains("allowed") || line.contains("nearest"), "{line} says what is allowed");
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let config = from(
+        "[journal]\nmax_bytes = '5GiB'\nretention = '1h'\n[[registry.pixels]]\nid = '42'\n",
+        &[
+            ("PIXELGATE_JOURNAL__MAX_BYTES", "2GiB"),
+            ("PIXELGATE_DATA_DIR", "/d"),
+            ("PIXELGATE_SERVICE_HOST", "1.2.3.4"),
+            ("PIXELGATE_PORT_80_TCP", "x"),
+            ("HOME", "/h"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((config.journal.max_bytes, config.journal.retention), (2 << 30, Duration::from_secs(3600)));
+    assert_eq!(config.data_dir, Path::new("/d"));
+    assert_eq!(config.registry.pixels[0].id.to_string(), "42");
+}
+
+#[test]
+fn a_variable_alone_makes_its_section() {
+    let config = from("", &[("PIXELGATE_KAFKA__BROKERS", "a:1"), ("PIXELGATE_NODE_ID", "")]).unwrap();
+    assert_eq!((config.kafka.brokers, config.node_id), (vec!["a:1".to_owned()], None));
+}
+
+#[test]
+fn lists_are_arrays_or_one_text_with_commas() {
+    for text in ["['a:1', 'b:2']", "'a:1,b:2'", "' a:1 , b:2 ,'"] {
+        let config = from(&format!("[kafka]\nbrokers = {text}\n"), &[]).unwrap();
+        assert_eq!(config.kafka.brokers, ["a:1", "b:2"], "{text}");
+    }
+    for text in ["[]", "''", "' '"] {
+        let config = from(&format!("[kafka]\nbrokers = {text}\n"), &[]).unwrap();
+        assert!(config.kafka.brokers.is_empty() && !config.journal.publishes, "{text}");
+    }
+    let config = from("[kafka]\nbrokers = ['a:1']\n", &[("PIXELGATE_KAFKA__BROKERS", "")]).unwrap();
+    assert!(config.kafka.brokers.is_empty());
+    let problems = from("[kafka]\nbrokers = ['a:1', 5, 'b:port']\n", &[]).unwrap_err();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[test]
+fn librdkafka_properties_are_quoted_dotted_or_variables() {
+    let config = from(
+        "[kafka.client]\n'security.protocol' = 'sasl_ssl'\nsasl.username = 'u'\nsocket.timeout.ms = 5000\n\
+         socket.keepalive.enable = true\n",
+        &[("PIXELGATE_KAFKA__CLIENT__SASL_PASSWORD", "p"), ("PIXELGATE_KAFKA__CLIENT__SASL_USERNAME", "v")],
+    )
+    .unwrap();
+    let all: Vec<(&str, &str)> = config.kafka.client.iter().map(|(name, value)| (name, value.expose())).collect();
+    let expected = [
+        ("sasl.password", "p"),
+        ("sasl.username", "v"),
+        ("security.protocol", "sasl_ssl"),
+        ("socket.keepalive.enable", "true"),
+        ("socket.timeout.ms", "5000"),
+    ];
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn librdkafka_properties_that_can_t_be_are_problems_by_name() {
+    let problems = from(
+        "[kafka.client]\nacks = 1\n'sasl.pasword' = 'hunter2'\nsasl.username = [1]\n'a b' = 1\n\
+         'socket.timeout.ms' = 'soon'\n'ssl.ca.location' = 'a'\nssl.ca.location = 'b'\n",
+        &[],
+    )
+    .unwrap_err();
+    assert_eq!(problems.len(), 6, "{problems:#?}");
+    for start in ["acks: set by", "sasl.pasword: ", "sasl.username: ", "\"a b\": ", "socket.timeout.ms: "] {
+        let line = format!("kafka.client.{start}");
+        assert!(problems.iter().any(|problem| problem.starts_with(&line)), "{start} in {problems:#?}");
+    }
+    assert!(!problems.concat().contains("hunter2"));
+}
+
+#[test]
+fn a_secret_is_read_from_a_file_without_its_last_newline() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    let name = "PIXELGATE_KAFKA__CLIENT__SASL_PASSWORD_FILE";
+    let missing = from("", &[(name, path.to_str().unwrap())]).unwrap_err();
+    assert!(missing[0].starts_with("kafka.client.sasl.password: ") && missing[0].contains(name), "{missing:?}");
+    for (content, secret) in [("p\n", "p"), ("p\r\n", "p"), ("p\n\n", "p\n"), (" p ", " p ")] {
+        std::fs::write(&path, content).unwrap();
+        let config = from("", &[(name, path.to_str().unwrap())]).unwrap();
+        let (property, value) = config.kafka.client.iter().next().unwrap();
+        assert_eq!((property, value.expose()), ("sasl.password", secret));
+        assert!(!format!("{config:?}").contains("Secret(\"p"));
+    }
+    let both = [(name, path.to_str().unwrap()), ("PIXELGATE_KAFKA__CLIENT__SASL_PASSWORD", "q")];
+    assert_eq!(from("", &both).unwrap_err().len(), 1, "two answers to one question");
+    // librdkafka's own names that end so are not read (and need OIDC, which is not in this build).
+    let own = "PIXELGATE_KAFKA__CLIENT__SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE";
+    let problems = from("", &[(own, "no-such-file.pem")]).unwrap_err();
+    assert!(problems[0].starts_with("kafka.client.sasl.oauthbearer.assertion.private.key.file: "), "{problems:?}");
+    let problems = from("", &[("PIXELGATE_SERVER__LISTEN_FILE", "x")]).unwrap_err();
+    assert!(problems[0].contains("PIXELGATE_SERVER__LISTEN"), "{problems:?}");
+}
+
+#[test]
+fn broken_toml_is_one_problem_that_shows_no_line_of_it() {
+    let problems = from("[kafka.client]\n\"sasl.password\" = \"hunter2\n", &[]).unwrap_err();
+    assert!(problems.len() == 1 && problems[0].starts_with("--config: line 2 "), "{problems:?}");
+    assert!(!problems[0].contains("hunter2") && !problems[0].contains('\n'), "{problems:?}");
+}
+
+#[test]
+fn hostile_names_stay_on_their_line() {
+    let problems = from("\"a\\nb\" = 1\n[server]\n\"x\\ny\" = 1\nlisten = \"a\\nb\"\n[jurnal]\nmax_bytes = 1\n", &[]);
+    let problems = problems.unwrap_err();
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+    assert!(problems.iter().all(|problem| !problem.contains('\n')), "{problems:#?}");
+    assert!(problems.iter().any(|problem| problem.contains("nearest is journal.max_bytes")), "{problems:#?}");
+}
+
+#[test]
+fn keys_of_a_later_version_say_so() {
+    let toml = "[registry]\nmode = 'proxy'\nupstream = 'https://a'\nad_accounts = ['8']\n";
+    let problems = from(toml, &[("PIXELGATE_REGISTRY__UPSTREAM_TOKEN", "hunter2")]).unwrap_err();
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+    let all = problems.join("\n");
+    assert!(all.matches("this version does not have").count() >= 3 && !all.contains("hunter2"), "{all}");
+}
+
+#[test]
+fn a_section_must_be_a_table() {
+    let problems = from("server = 5\n", &[("PIXELGATE_SERVER__WORKERS", "2")]).unwrap_err();
+    assert!(problems.len() == 1 && problems[0].starts_with("server: "), "{problems:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_value_that_is_no_text_is_a_problem() {
+    use std::os::unix::ffi::OsStringExt;
+    let mut source = Source::default();
+    source.environment([("PIXELGATE_DATA_DIR".into(), OsString::from_vec(vec![0xff]))]);
+    let problems = Words::read(source).unwrap_err();
+    assert!(problems[0].to_string().starts_with("PIXELGATE_DATA_DIR: "), "{problems:?}");
+}

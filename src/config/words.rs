@@ -1,0 +1,178 @@
+//! All keys' checked values: what `Config::build` takes its `Options` from, and what `pixelgate config` prints.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::Value;
+
+use super::keys::{Default, KEYS, Key};
+use super::kind::{Kind, Word};
+use super::source::{Problem, Source};
+use super::units::Limit;
+use crate::pixel::Pixel;
+use crate::publish::properties::Properties;
+
+/// By path; each key is in it.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Words(BTreeMap<&'static str, Word>);
+
+impl Key {
+    /// The default as if it were the operator's.
+    pub(super) fn default_value(&self) -> Option<Value> {
+        match (&self.kind, &self.default) {
+            (_, Default::Unset(_)) => None,
+            // A rate is written as the table that the file would have.
+            (Kind::Rate, Default::Is(text)) if text.starts_with('{') => {
+                let table = format!("it = {text}").parse::<toml::Table>().expect("defaults are TOML");
+                table.into_iter().map(|(_, value)| value).next()
+            }
+            (_, Default::Is(text)) => Some(Value::String((*text).to_owned())),
+        }
+    }
+
+    fn default_word(&self, problems: &mut Vec<Problem>) -> Word {
+        match self.default_value() {
+            None => Word::Unset,
+            Some(value) => self.kind.read(self.path, value, problems).unwrap_or(Word::Unset),
+        }
+    }
+}
+
+impl Words {
+    /// Reads every key; all problems at once.
+    pub(super) fn read(mut source: Source) -> Result<Words, Vec<Problem>> {
+        let mut words = BTreeMap::new();
+        for key in KEYS {
+            let optional = matches!(key.default, Default::Unset(_)) && !matches!(key.kind, Kind::List(_));
+            // An empty text takes back what is unset by default: an environment can't leave a variable out.
+            let given = source.take(key).filter(|value| !(optional && value.as_str() == Some("")));
+            let word = given.and_then(|value| key.kind.read(key.path, value, &mut source.problems));
+            words.insert(key.path, word.unwrap_or_else(|| key.default_word(&mut source.problems)));
+        }
+        let mut words = Words(words);
+        words.derive();
+        let problems = source.finish();
+        if problems.is_empty() { Ok(words) } else { Err(problems) }
+    }
+
+    /// Defaults that follow from the machine or from other keys.
+    fn derive(&mut self) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(1024) as i64;
+        self.fill("server.workers", Word::Number(cores));
+        let url = format!("http://{}", self.address("server.listen"));
+        self.fill("server.public_url", Word::Text(url));
+    }
+
+    fn fill(&mut self, path: &'static str, word: Word) {
+        if *self.get(path) == Word::Unset {
+            self.0.insert(path, word);
+        }
+    }
+
+    /// Any key's value.
+    pub(super) fn get(&self, path: &str) -> &Word {
+        self.0.get(path).unwrap_or_else(|| panic!("{path} has no row in keys.rs"))
+    }
+
+    pub(super) fn optional_text(&self, path: &str) -> Option<&str> {
+        match self.get(path) {
+            Word::Text(text) => Some(text),
+            Word::Unset => None,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn text(&self, path: &str) -> String {
+        self.optional_text(path).unwrap_or_else(|| mismatch(path, &Word::Unset)).to_owned()
+    }
+
+    /// The value that goes with the chosen word.
+    pub(super) fn choice<T: Copy>(&self, path: &str, choices: &[(&str, T)]) -> T {
+        let text = self.text(path);
+        choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).expect("a row's words are all here")
+    }
+
+    pub(super) fn number(&self, path: &str) -> i64 {
+        match self.get(path) {
+            Word::Number(number) => *number,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn count(&self, path: &str) -> usize {
+        usize::try_from(self.number(path)).expect("the row allows none below 0")
+    }
+
+    pub(super) fn size(&self, path: &str) -> u64 {
+        match self.get(path) {
+            Word::Size(bytes) => *bytes,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn span(&self, path: &str) -> Duration {
+        match self.get(path) {
+            Word::Span(span) => *span,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn truth(&self, path: &str) -> bool {
+        match self.get(path) {
+            Word::Truth(truth) => *truth,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn optional_address(&self, path: &str) -> Option<SocketAddr> {
+        match self.get(path) {
+            Word::Address(address) => Some(*address),
+            Word::Unset => None,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn address(&self, path: &str) -> SocketAddr {
+        self.optional_address(path).unwrap_or_else(|| mismatch(path, &Word::Unset))
+    }
+
+    pub(super) fn optional_list(&self, path: &str) -> Option<&[String]> {
+        match self.get(path) {
+            Word::List(words) => Some(words),
+            Word::Unset => None,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
+        self.optional_list(path).unwrap_or_else(|| mismatch(path, &Word::Unset)).to_vec()
+    }
+
+    #[expect(dead_code, reason = "the rows limits.per_* are its users")]
+    pub(super) fn limit(&self, path: &str) -> Option<Limit> {
+        match self.get(path) {
+            Word::Limit(limit) => *limit,
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn properties(&self, path: &str) -> Properties {
+        match self.get(path) {
+            Word::Properties(properties) => properties.clone(),
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn pixels(&self, path: &str) -> Vec<Pixel> {
+        match self.get(path) {
+            Word::Pixels(pixels) => pixels.clone(),
+            other => mismatch(path, other),
+        }
+    }
+}
+
+/// A row and its reader don't agree: every test that loads a config sees it.
+fn mismatch(path: &str, word: &Word) -> ! {
+    panic!("{path} is read as another kind than its row's: {word:?}")
+}
