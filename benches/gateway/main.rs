@@ -1,9 +1,9 @@
 //! CPU time and throughput of the whole gateway beside an actix-web server that answers a constant GIF, in one run.
 //!
-//! `cargo bench --bench gateway`. All threads of a server share CPU 0, the load comes from CPU 1. Rounds are
-//! interleaved and medians reported, so that what else the machine does hits all alike. The baseline sends the
-//! gateway's own reply headers and body bytes. Settings: `PIXELGATE_BENCH_ROUNDS` (5), `_SECONDS` (3, per round and
-//! server), `_CONNECTIONS` (256).
+//! `cargo bench --bench gateway`, which also times the start. All threads of a server share CPU 0, the load comes from
+//! CPU 1. Rounds are interleaved and medians reported, so that what else the machine does hits all alike. The baseline
+//! sends the gateway's own reply headers and body bytes. Settings: `PIXELGATE_BENCH_ROUNDS` (5), `_SECONDS` (3, per
+//! round and server), `_CONNECTIONS` (256).
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 #![expect(clippy::unwrap_used, reason = "a bench that can't run should say where it stopped")]
 
@@ -69,6 +69,13 @@ fn main() {
             usage::peak_rss_mib(server.id()),
         );
     }
+    drop(servers);
+    print_start();
+}
+
+fn print_start() {
+    let times = (0..11).map(|_| Server::time_to_first_event().as_secs_f64() * 1e3).collect();
+    println!("start in an empty directory to the first accepted request: {:.1} ms (median of 11)", median(times));
 }
 
 fn round(server: &Server, connections: usize, time: Duration) -> Round {

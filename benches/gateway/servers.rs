@@ -1,5 +1,6 @@
 //! The servers under test: the gateway's own binary, and this bench's binary run again as the baseline.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,28 +70,13 @@ impl Server {
 
     /// The gateway without Kafka, one worker.
     pub(crate) fn gateway(acknowledge: &str) -> Server {
-        let (directory, address) = (scratch(), free_address());
-        let data: PathBuf = directory.path().join("data");
-        let file = directory.path().join("pixelgate.toml");
-        let ops = free_address();
-        let config = format!(
-            "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = 1\n[ops]\nlisten = \"{ops}\"\n\
-             [journal]\nacknowledge = \"{acknowledge}\"\nmax_bytes = \"2GiB\"\n[registry]\n\
-             pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n"
-        );
-        std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pixelgate"));
-        command.arg("--config").arg(&file);
-        // The bench's own settings are none of the gateway's.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIXELGATE_")) {
-            command.env_remove(name);
-        }
+        let (command, address, directory) = gateway(acknowledge);
         Server::start(format!("pixelgate, {acknowledge}"), address, command, directory)
     }
 
-    fn start(name: String, address: SocketAddr, mut command: Command, directory: tempfile::TempDir) -> Server {
+    fn start(name: String, address: SocketAddr, command: Command, directory: tempfile::TempDir) -> Server {
         pin(0);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+        let child = quiet(command).spawn();
         pin(1);
         let server = Server { name, address, child: child.unwrap(), _directory: directory };
         let deadline = Instant::now() + PATIENCE;
@@ -99,6 +85,22 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         server
+    }
+
+    /// How long a gateway takes from its start in an empty directory to the end of its first accepted request.
+    pub(crate) fn time_to_first_event() -> Duration {
+        let (command, address, directory) = gateway("synced");
+        let begun = Instant::now();
+        let mut server =
+            Server { name: "start".into(), address, child: quiet(command).spawn().unwrap(), _directory: directory };
+        loop {
+            assert!(server.child.try_wait().unwrap().is_none(), "the gateway ended");
+            if first_event(address, &server.request()).is_ok() {
+                return begun.elapsed();
+            }
+            assert!(begun.elapsed() < PATIENCE, "the gateway doesn't answer");
+            std::thread::sleep(Duration::from_micros(200));
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -110,6 +112,41 @@ impl Server {
         let target = format!("/offsite_event.php?id={PIXEL}&value=24.99&currency=EUR&order=81723");
         format!("GET {target} HTTP/1.1\r\n{HEADERS}\r\n").into_bytes()
     }
+}
+
+fn gateway(acknowledge: &str) -> (Command, SocketAddr, tempfile::TempDir) {
+    let (directory, address, ops) = (scratch(), free_address(), free_address());
+    let data: PathBuf = directory.path().join("data");
+    let file = directory.path().join("pixelgate.toml");
+    let config = format!(
+        "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = 1\n[ops]\nlisten = \"{ops}\"\n\
+         [journal]\nacknowledge = \"{acknowledge}\"\nmax_bytes = \"2GiB\"\n[registry]\n\
+         pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n\
+         [log]\nlevel = \"warn\"\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pixelgate"));
+    command.arg("--config").arg(&file);
+    // The bench's own settings are none of the gateway's.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIXELGATE_")) {
+        command.env_remove(name);
+    }
+    (command, address, directory)
+}
+
+fn quiet(mut command: Command) -> Command {
+    command.stdout(Stdio::null()).stderr(Stdio::inherit());
+    command
+}
+
+/// Sends a request on a connection of its own; succeeds when it is answered with 200.
+fn first_event(address: SocketAddr, request: &[u8]) -> std::io::Result<()> {
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request)?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    if &status == b"HTTP/1.1 200" { Ok(()) } else { Err(std::io::ErrorKind::Other.into()) }
 }
 
 fn scratch() -> tempfile::TempDir {
