@@ -135,7 +135,8 @@ impl Client {
     pub(super) fn connect(options: &Options, identity: &str, rejects: bool) -> Result<Client, Doubt> {
         let timeout = options.transaction_timeout;
         let mut base = ClientConfig::new();
-        base.set("bootstrap.servers", options.brokers.join(","));
+        // A topic is made here, as configured, or not at all: else the broker makes one when it is asked for it.
+        base.set("bootstrap.servers", options.brokers.join(",")).set("allow.auto.create.topics", "false");
         for (name, property) in options.client.iter() {
             base.set(name, property.expose());
         }
@@ -240,7 +241,7 @@ impl Client {
                 }
                 Err((error, _)) => {
                     let of_rejected = self.rejected_topic() == Some(topic);
-                    return Err(Doubt { of_rejected, ..Doubt::of("sending", &error) });
+                    return Err(Doubt { of_rejected, ..self.root().unwrap_or(Doubt::of("sending", &error)) });
                 }
             }
         }
@@ -259,12 +260,21 @@ impl Client {
     fn check(&self, stuck: &mut Stuck) -> Result<(), Doubt> {
         if let Some((code, topic)) = &*self.context.first() {
             let of_rejected = self.rejected_topic() == Some(topic);
-            return Err(Doubt { of_rejected, ..Doubt::code("delivery", *code) });
+            let root = self.root().filter(|root| root.fault != Fault::Doubt);
+            return Err(Doubt { of_rejected, ..root.unwrap_or_else(|| Doubt::code("delivery", *code)) });
         }
         if stuck.is_stuck(self.producer.in_flight_count()) {
             return Err(Doubt::code("no delivery report for too long", Code::MessageTimedOut));
         }
         Ok(())
+    }
+
+    /// Why the transaction itself failed, if it did. Delivery reports only say that it did (purged), or blame records
+    /// (invalid record) for what the partition refused (invalid timestamp).
+    fn root(&self) -> Option<Doubt> {
+        // Within a transaction this changes nothing: it is refused, with the transaction's own error if it has one.
+        let error = self.producer.begin_transaction().err()?;
+        (error.rdkafka_error_code() != Some(Code::State)).then(|| Doubt::of("the transaction failed", &error))
     }
 
     /// Commits records and cursor in one.

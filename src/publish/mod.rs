@@ -143,6 +143,8 @@ impl Publisher {
             stop: stop.clone(),
             clock,
             attempted: None,
+            seen: None,
+            fenced: false,
             rejects_from: Duration::ZERO,
         };
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(move || work.run())?;
@@ -175,6 +177,10 @@ struct Work {
     clock: Arc<dyn Clock>,
     /// The newest cursor that this process tried to commit: telling our own commits from a twin's.
     attempted: Option<KafkaCursor>,
+    /// What Kafka had when it was last asked, or confirmed.
+    seen: Option<KafkaCursor>,
+    /// A newer producer of this identity was there, and it is not known yet whether that was ourselves.
+    fenced: bool,
     /// Rejected records are passed over until then, after their topic failed.
     rejects_from: Duration,
 }
@@ -189,10 +195,8 @@ enum End {
 impl Work {
     fn run(mut self) {
         let mut pause = BACK_OFF.0;
-        let mut fenced = false;
         loop {
-            let begun = self.clock.monotonic();
-            match self.session(fenced) {
+            match self.session() {
                 Ok(End::Stopped) => return,
                 Ok(End::Blocked(cause)) => {
                     self.stats.block(cause);
@@ -200,16 +204,19 @@ impl Work {
                 }
                 Err(doubt) => {
                     let cause = doubt.cause();
-                    fenced = doubt.is_fenced();
+                    self.fenced |= doubt.is_fenced();
                     if doubt.of_rejected {
                         self.rejects_from = self.clock.monotonic() + REJECTS_PAUSE;
                     }
-                    self.stats.block(cause);
+                    if self.stats.is_blocked_by(Cause::None) {
+                        pause = BACK_OFF.0; // it had worked
+                    }
+                    // By our own time-out, mostly; the next session finds out.
+                    if cause != Cause::Fenced {
+                        self.stats.block(cause);
+                    }
                     self.stats.restarts.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(?cause, error = %doubt, "publishing: connecting again");
-                    if self.clock.monotonic().saturating_sub(begun) > BACK_OFF.1 {
-                        pause = BACK_OFF.0;
-                    }
                     if self.pause(pause) {
                         return;
                     }
@@ -237,12 +244,12 @@ impl Work {
     }
 
     /// One client's life.
-    fn session(&mut self, was_fenced: bool) -> Result<End, Doubt> {
+    fn session(&mut self) -> Result<End, Doubt> {
         let rejects = self.clock.monotonic() >= self.rejects_from;
         let client = Client::connect(&self.options, &self.identity, rejects)?;
         let kafka = client.cursor()?;
-        let moved = kafka.is_some() && kafka != self.attempted && kafka != self.local_as_kafka();
-        if was_fenced && moved {
+        let ours = kafka.is_none() || [self.attempted, self.seen, self.local_as_kafka()].contains(&kafka);
+        if self.fenced && !ours {
             tracing::error!(
                 identity = self.identity,
                 "publishing: another process publishes with this node's identity (a cloned data directory?); \
@@ -255,14 +262,16 @@ impl Work {
         if let Some(notice) = notice {
             tracing::warn!(%position, "publishing: {notice}");
         }
-        self.attempted = kafka.or(self.attempted.take());
-        self.stats.block(Cause::None);
+        self.fenced = false;
+        self.seen = kafka;
         let mut reader = self.journal.reader(position);
         while !self.stopping() {
             self.journal.wait(reader.position(), IDLE);
             if let Some(end) = self.transaction(&client, &mut reader)? {
                 return Ok(end);
             }
+            // Not before: a connection alone shows nothing.
+            self.stats.block(Cause::None);
         }
         Ok(End::Stopped)
     }
@@ -307,6 +316,7 @@ impl Work {
         client.wait_delivered()?;
         self.attempted = Some(cursor);
         client.commit(&cursor)?;
+        self.seen = Some(cursor);
         self.stats.last_success_ms.store(self.clock.now().0, Ordering::Relaxed);
         let local = Cursor {
             position: cursor.position,

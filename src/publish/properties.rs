@@ -23,6 +23,7 @@ const OURS: &[(&[&str], &str)] = &[
     ),
     (&["transaction.timeout.ms", "message.timeout.ms", "delivery.timeout.ms"], "kafka.transaction_timeout sets it"),
     (&["bootstrap.servers", "metadata.broker.list"], "kafka.brokers sets it"),
+    (&["allow.auto.create.topics"], "topics are made as kafka.partitions and kafka.replication_factor say"),
     (&["partitioner"], "records go where a Java producer would send them"),
     (
         &["group.id", "isolation.level", "enable.auto.commit", "enable.auto.offset.store"],
