@@ -1,4 +1,5 @@
-//! A real Apache Kafka: downloaded by Maven once, one broker in KRaft mode, killed and brought back on the same data.
+//! A real Apache Kafka: downloaded by Maven once, one broker in KRaft mode, killed, frozen and brought back on the same
+//! data. Topics, groups and rights are in `admin`.
 //!
 //! Without Java or Maven a test that asks for a broker fails and says what to install.
 
@@ -6,11 +7,12 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::gateway::free_address;
 
@@ -18,29 +20,59 @@ const VERSION: &str = "4.1.1";
 const PATIENCE: Duration = Duration::from_secs(90);
 const INSTALL: &str = "the e2e tests need Java 17 and Maven: apt-get install openjdk-17-jre-headless maven";
 
+/// Rights can be set; what has none set is open to everybody.
+const GUARDED: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                       allow.everyone.if.no.acl.found=true\nsuper.users=User:nobody";
+
 /// A broker with its data.
 pub struct Broker {
     root: tempfile::TempDir,
     address: SocketAddr,
+    /// Where its second listener listens, and where it tells clients of that listener to go.
+    detour: (SocketAddr, SocketAddr),
     process: Option<Child>,
 }
 
 impl Broker {
-    /// A fresh, empty broker that answers. `extra` are further lines of `server.properties`.
+    /// One broker for all tests that leave it alone, each with topics of its own. Ends with the last that holds it.
+    pub fn shared() -> Arc<Broker> {
+        static SHARED: Mutex<Weak<Broker>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let broker = Arc::new(Broker::start(GUARDED));
+            *shared = Arc::downgrade(&broker);
+            broker
+        })
+    }
+
+    /// A fresh, empty broker that answers. `extra` are further lines of `server.properties`, which win over ours;
+    /// `{address}`, `{controller}` and `{root}` stand for the listeners' addresses and the broker's own directory.
     pub fn start(extra: &str) -> Broker {
+        Broker::prepared(extra, |_| {})
+    }
+
+    /// As `start`; `prepare` may put files into the broker's directory first.
+    pub fn prepared(extra: &str, prepare: impl FnOnce(&Path)) -> Broker {
         let root = tempfile::Builder::new().prefix("kafka-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut broker = Broker { root, address: free_address(), process: None };
+        prepare(root.path());
+        let mut broker =
+            Broker { root, address: free_address(), detour: (free_address(), free_address()), process: None };
         let controller = free_address();
-        let (address, logs) = (broker.address, broker.root.path().join("logs"));
+        let (address, (detour, advertised), logs) = (broker.address, broker.detour, broker.root.path().join("logs"));
+        let extra = extra.replace("{address}", &address.to_string()).replace("{controller}", &controller.to_string());
+        let extra = extra.replace("{root}", &broker.root.path().display().to_string());
         let properties = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@{controller}\n\
-             listeners=PLAINTEXT://{address},CONTROLLER://{controller}\nadvertised.listeners=PLAINTEXT://{address}\n\
+             listeners=PLAINTEXT://{address},DETOUR://{detour},CONTROLLER://{controller}\n\
+             advertised.listeners=PLAINTEXT://{address},DETOUR://{advertised}\n\
              controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\nnum.partitions=4\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DETOUR:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             log.dirs={}\nnum.partitions=4\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=4\nshare.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n{extra}\n",
+             share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
+             transaction.abort.timed.out.transaction.cleanup.interval.ms=1000\n{extra}\n",
             logs.display()
         );
         fs::write(broker.properties(), properties).unwrap();
@@ -54,6 +86,25 @@ impl Broker {
     /// `host:port` for `kafka.brokers`.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// What a proxy needs so that a client goes through it for everything: (where it forwards to, where it listens).
+    pub fn detour(&self) -> (SocketAddr, SocketAddr) {
+        self.detour
+    }
+
+    /// SIGSTOP: connections stay open, nothing answers.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.process.as_ref().expect("it runs")), signal).unwrap();
     }
 
     /// `kill -9`.
@@ -102,7 +153,8 @@ impl Drop for Broker {
     }
 }
 
-fn java(class: &str) -> Command {
+/// One of Kafka's own programs.
+pub fn java(class: &str) -> Command {
     let mut command = Command::new("java");
     command.args(["-Xmx512m", "-XX:+UseSerialGC", "-cp"]).arg(libraries().join("*")).arg(class);
     command

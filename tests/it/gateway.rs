@@ -61,6 +61,13 @@ impl Site {
         self.root.path().join("pixelgate.toml")
     }
 
+    /// Replaces a text of the config by another, for the next start.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        assert!(text.contains(from), "{from:?} is not in the config");
+        fs::write(self.config(), text.replace(from, to)).unwrap();
+    }
+
     /// Everything that the gateways of this site wrote to stderr.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -130,6 +137,19 @@ impl Gateway<'_> {
         client.get("/readyz").ok().map(|reply| reply.status)
     }
 
+    /// A figure of `/metrics`, by its name with labels, without `pixelgate_`.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = Client::connect(self.site.ops).ok()?.get("/metrics").ok()?.body;
+        let text = String::from_utf8(text).unwrap();
+        let wanted = format!("pixelgate_{name} ");
+        text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// `kill -9`: no code of the program runs after this.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -140,7 +160,7 @@ impl Gateway<'_> {
 
     /// Sends SIGTERM and doesn't wait.
     pub fn ask_to_stop(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
     }
 
     /// Waits for its end.

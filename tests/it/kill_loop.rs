@@ -9,15 +9,14 @@ use serde_json::Value;
 use super::audit::{CLEAN, audit, balanced_stat, export};
 use super::broker::Broker;
 use super::consumer::read_committed;
-use super::gateway::{Gateway, PIXEL, Site};
+use super::gateway::{PIXEL, Site};
 use super::load::Load;
 use super::random::Random;
+use super::scene::wait_until_published;
 
 const SENDERS: u64 = 6;
 /// Kills of the gateway that a run must at least have.
 const KILLS: u32 = 8;
-/// How long a backlog may take to leave.
-const DRAIN: Duration = Duration::from_secs(180);
 
 fn seconds() -> u64 {
     let given = env::var("PIXELGATE_E2E_SECONDS").ok();
@@ -92,19 +91,6 @@ fn exactly_once_through_kill_9_of_gateway_and_broker() {
 fn pause(seconds: u64, random: &mut Random) -> Duration {
     let longest = (seconds * 1000 / 12).min(6000);
     random.millis(longest / 10, longest)
-}
-
-fn wait_until_published(site: &Site, gateway: &Gateway<'_>) {
-    let deadline = Instant::now() + DRAIN;
-    loop {
-        let stat = balanced_stat(site);
-        if stat["pending"] == 0 {
-            return;
-        }
-        assert_eq!(gateway.readiness(), Some(200), "{}", site.log());
-        assert!(Instant::now() < deadline, "not published in time: {stat}; it said:\n{}", site.log());
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 fn rfc3339(time_ms: i64) -> Value {

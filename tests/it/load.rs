@@ -23,6 +23,22 @@ pub struct Ledger {
     pub refused: HashMap<String, String>,
     /// Nonces without an answer, or with one that leaves it open.
     pub open: HashSet<String>,
+    /// The longest that an answer took.
+    pub slowest: Duration,
+}
+
+impl Ledger {
+    /// Adds what others know.
+    pub fn absorb(&mut self, other: Ledger) {
+        self.sent.extend(other.sent);
+        for (id, nonce) in other.acknowledged {
+            let earlier = self.acknowledged.insert(id, nonce);
+            assert_eq!(earlier, None, "two requests were answered with one record id");
+        }
+        self.refused.extend(other.refused);
+        self.open.extend(other.open);
+        self.slowest = self.slowest.max(other.slowest);
+    }
 }
 
 /// Running senders.
@@ -35,11 +51,17 @@ pub struct Load {
 impl Load {
     /// Starts senders that go on, over restarts of the gateway, until `finish`.
     pub fn start(address: SocketAddr, senders: u64) -> Load {
+        Load::paced(address, senders, Duration::ZERO, "")
+    }
+
+    /// As `start`, each sender resting for `gap` after an answer. `run` begins the nonces: loads of one audit differ
+    /// in it.
+    pub fn paced(address: SocketAddr, senders: u64, gap: Duration, run: &'static str) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let start = |sender| {
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-            thread::spawn(move || send(address, sender, &stop, &acknowledged))
+            thread::spawn(move || send(address, &format!("{run}{sender}"), gap, &stop, &acknowledged))
         };
         let senders = (0..senders).map(start).collect();
         Load { stop, acknowledged, senders }
@@ -65,20 +87,13 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Ledger::default();
         for sender in self.senders {
-            let ledger = sender.join().expect("a sender panicked");
-            all.sent.extend(ledger.sent);
-            for (id, nonce) in ledger.acknowledged {
-                let earlier = all.acknowledged.insert(id, nonce);
-                assert_eq!(earlier, None, "two requests were answered with one record id");
-            }
-            all.refused.extend(ledger.refused);
-            all.open.extend(ledger.open);
+            all.absorb(sender.join().expect("a sender panicked"));
         }
         all
     }
 }
 
-fn send(address: SocketAddr, sender: u64, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
+fn send(address: SocketAddr, sender: &str, gap: Duration, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
     let mut ledger = Ledger::default();
     let mut connection: Option<Client> = None;
     let mut number = 0;
@@ -93,7 +108,10 @@ fn send(address: SocketAddr, sender: u64, stop: &AtomicBool, acknowledged: &Atom
         number += 1;
         let nonce = format!("{sender}-{number}");
         ledger.sent.insert(nonce.clone());
+        let begun = Instant::now();
         let reply = offer(client, number, &nonce);
+        ledger.slowest = ledger.slowest.max(begun.elapsed());
+        thread::sleep(gap);
         if !note(&mut ledger, nonce, reply.as_ref().ok(), acknowledged) {
             connection = None;
         }

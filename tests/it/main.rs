@@ -1,5 +1,6 @@
 //! Tests from outside, in one binary: each module speaks to the program as its users do.
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends its test, as the test itself would")]
+#![cfg_attr(not(feature = "e2e"), expect(dead_code, reason = "some helpers serve only tests with a real Kafka"))]
 #![expect(clippy::print_stderr, reason = "seeds and offenders belong in the output of a failed test")]
 
 mod audit;
@@ -17,8 +18,22 @@ mod schema;
 mod shutdown;
 
 #[cfg(feature = "e2e")]
+mod admin;
+#[cfg(feature = "e2e")]
 mod broker;
+#[cfg(feature = "e2e")]
+mod cluster;
 #[cfg(feature = "e2e")]
 mod consumer;
 #[cfg(feature = "e2e")]
+mod directory;
+#[cfg(feature = "e2e")]
 mod kill_loop;
+#[cfg(feature = "e2e")]
+mod outage;
+#[cfg(feature = "e2e")]
+mod proxy;
+#[cfg(feature = "e2e")]
+mod refusal;
+#[cfg(feature = "e2e")]
+mod scene;
