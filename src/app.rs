@@ -1,7 +1,8 @@
 //! Start and stop, each in one place and in order. Everything that runs is owned here, and its end ends the program.
 //!
-//! Start: sockets → directory → journal → registry → serve → ready. Stop: unready → delay → stop listening → what is
-//! in flight → last commit → exit.
+//! Start: directory → sockets → journal → registry → publisher → serve → ready; the directory first, so that a second
+//! process is told who has it and not that an address is in use. Stop: unready → delay → stop listening → what is in
+//! flight → last commit → exit.
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -18,21 +19,47 @@ use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
 use crate::http::{management, ops};
 use crate::ingest::Ingest;
-use crate::journal::{Health, Journal};
+use crate::journal::{Health, Journal, OpenError};
 use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::node::{ClaimError, Node};
 use crate::publish::{self, Publisher};
-use crate::registry::Registry;
+use crate::registry::{self, Registry};
 use crate::rejects::Allowance;
 use crate::time::{Clock, SystemClock};
 
 /// How often the journal's health is looked at.
 const WATCH: Duration = Duration::from_millis(100);
 
-/// An error that is the operator's to mend: exit code 2.
+/// An error that is the operator's to mend, and no new start: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Refusal(pub anyhow::Error);
+
+impl Refusal {
+    /// Of a directory: in use, another node's.
+    fn of_claim(error: ClaimError) -> anyhow::Error {
+        match error {
+            ClaimError::Io { .. } => error.into(),
+            _ => Refusal(error.into()).into(),
+        }
+    }
+
+    /// Of a journal: a newer program's, another journal's.
+    fn of_journal(error: OpenError) -> anyhow::Error {
+        match error {
+            OpenError::Newer { .. } | OpenError::Foreign { .. } => Refusal(error.into()).into(),
+            _ => error.into(),
+        }
+    }
+
+    /// Of a registry: a newer program's.
+    fn of_registry(error: registry::Error) -> anyhow::Error {
+        match error {
+            registry::Error::Newer { .. } => Refusal(error.into()).into(),
+            _ => anyhow::Error::from(error).context("the registry can't be opened"),
+        }
+    }
+}
 
 /// A gateway that serves.
 pub struct Running {
@@ -50,27 +77,26 @@ pub struct Running {
     node: Node,
 }
 
-fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Refusal> {
-    TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}")).map_err(Refusal)
+fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}"))
 }
 
 impl Running {
     /// Starts everything; returns when requests are served. Must run inside an actix system.
-    pub fn start(config: Config) -> Result<Running, Refusal> {
+    pub fn start(config: Config) -> anyhow::Result<Running> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
         let public = bind("server.listen", config.server.listen)?;
         let ops = bind("ops.listen", config.ops_listen)?;
-        let local = |listener: &TcpListener| listener.local_addr().map_err(|error| Refusal(error.into()));
-        let (public_address, ops_address) = (local(&public)?, local(&ops)?);
-        let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(|error| Refusal(error.into()))?;
+        let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
         let metrics = Arc::new(Metrics::new(clock.now()));
-        let journal = Journal::open(config.journal.clone(), clock.clone(), metrics.clone())
-            .map_err(|error| Refusal(error.into()))?;
-        let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(|error| Refusal(error.into()))?;
+        let journal =
+            Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
+        let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(Refusal::of_registry)?;
         let mut publisher = None;
         if !config.kafka.brokers.is_empty() {
             let started = Publisher::start(config.kafka.clone(), &node.node_id, journal.clone(), clock.clone());
-            publisher = Some(Arc::new(started.map_err(|error| Refusal(error.into()))?));
+            publisher = Some(Arc::new(started.context("the publisher can't be started")?));
         }
         let (life, pulse) = (Arc::new(Life::default()), Pulse::new(config.server.workers));
         let parts = Parts { journal, registry, metrics, clock, life, pulse };
@@ -105,6 +131,8 @@ impl Running {
     pub async fn failed(&self) {
         while self.journal.health() != Health::Poisoned && self.journal.is_sound() {
             actix_web::rt::time::sleep(WATCH).await;
+            // A full disk may have kept a first start from storing its name. Trying is nothing once it is stored.
+            let _ = self.node.store();
         }
     }
 
@@ -147,7 +175,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn serve_public(&self, config: &Config, listener: TcpListener, node: &Node) -> Result<Server, Refusal> {
+    fn serve_public(&self, config: &Config, listener: TcpListener, node: &Node) -> anyhow::Result<Server> {
         let server = config.server.clone();
         let bounds = Bounds {
             max_body_bytes: server.max_body_bytes,
@@ -183,12 +211,11 @@ impl Parts {
         .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
         .disable_signals()
         .listen(listener)
-        .context("server.listen")
-        .map_err(Refusal)?;
+        .context("server.listen")?;
         Ok(http.run())
     }
 
-    fn serve_ops(&self, listener: TcpListener, publishing: Option<Arc<publish::Stats>>) -> Result<Server, Refusal> {
+    fn serve_ops(&self, listener: TcpListener, publishing: Option<Arc<publish::Stats>>) -> anyhow::Result<Server> {
         let state = Arc::new(ops::State {
             journal: self.journal.clone(),
             registry: self.registry.clone(),
@@ -207,8 +234,7 @@ impl Parts {
         .workers(1)
         .disable_signals()
         .listen(listener)
-        .context("ops.listen")
-        .map_err(Refusal)?;
+        .context("ops.listen")?;
         Ok(http.run())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -112,7 +113,9 @@ fn unknown_environment_is_refused_but_for_what_kubernetes_sets() {
 fn a_second_process_exits_2_and_names_the_holder() {
     let site = Site::new("");
     let gateway = site.start();
-    assert_eq!(code(&site.run(&["serve"])), Some(2), "the same config again");
+    let again = site.run(&["serve"]);
+    assert_eq!(code(&again), Some(2), "the same config again");
+    assert!(stderr(&again).contains(&gateway.id().to_string()), "the holder comes first: {}", stderr(&again));
     let mut command = binary();
     command.arg("serve").arg("--config").arg(site.config());
     command.env("PIXELGATE_SERVER__LISTEN", free_address().to_string());
@@ -122,6 +125,33 @@ fn a_second_process_exits_2_and_names_the_holder() {
     assert!(said.contains(&gateway.id().to_string()), "the message names process {}: {said}", gateway.id());
     assert_eq!(gateway.readiness(), Some(200), "the first goes on");
     assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn an_address_in_use_exits_1_and_names_the_key() {
+    let site = Site::new("");
+    let taken = TcpListener::bind(site.ops).unwrap();
+    let output = site.run(&["serve"]);
+    assert_eq!(code(&output), Some(1), "a later start may find it free: {}", stderr(&output));
+    assert!(stderr(&output).contains("ops.listen: "), "{}", stderr(&output));
+    drop(taken);
+}
+
+#[test]
+fn a_registry_that_is_none_exits_1_and_a_bad_node_id_2() {
+    let site = Site::new("");
+    assert_eq!(site.start().stop(), Some(0));
+    // A log that is left would heal it.
+    for end in ["-wal", "-shm"] {
+        fs::remove_file(site.data().join(format!("registry.sqlite{end}"))).ok();
+    }
+    fs::write(site.data().join("registry.sqlite"), "no database, whatever its name says ".repeat(200)).unwrap();
+    let output = site.run(&["serve"]);
+    assert_eq!(code(&output), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("registry"), "{}", stderr(&output));
+    fs::write(site.data().join("node_id"), "two words\n").unwrap();
+    let output = site.run(&["serve"]);
+    assert_eq!(code(&output), Some(2), "{}", stderr(&output));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,8 +94,8 @@ impl Site {
     /// Runs another command of the program on this site's config to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = binary();
-        command.args(arguments).arg("--config").arg(self.config()).stdin(Stdio::null());
-        command.output().unwrap()
+        command.args(arguments).arg("--config").arg(self.config());
+        output(command)
     }
 
     fn log_path(&self) -> PathBuf {
@@ -191,6 +192,23 @@ impl Drop for Gateway<'_> {
             self.child.wait().ok();
         }
     }
+}
+
+/// Runs a command that must end by itself; one that doesn't, such as a gateway that should have refused, is killed.
+pub fn output(mut command: Command) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = Pid::from_child(&child);
+    let (ended, is_over) = mpsc::channel::<()>();
+    let guard = thread::spawn(move || {
+        if is_over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            kill_process(id, Signal::KILL).ok();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    guard.join().unwrap();
+    assert_ne!(output.status.signal(), Some(9), "it did not end: {}", String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// The program under test, without the environment's own settings.
