@@ -10,10 +10,11 @@ use rand::{Rng, SeedableRng};
 
 use crate::event::encode::{self, Stamp};
 use crate::event::parse::parse;
+use crate::event::raw::MAX_RAW_BYTES;
 use crate::event::rejection::Rejection;
-use crate::event::{Client, RawEvent, Warning, Warnings, privacy};
+use crate::event::{Client, RawEvent, Refusal, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
-use crate::pixel::{MAX_DIGITS, Pixel, PixelId};
+use crate::pixel::{MAX_DIGITS, Pixel};
 use crate::record::{Head, Kind};
 use crate::registry::{Lookup, Registry};
 use crate::rejects::Allowance;
@@ -109,18 +110,20 @@ impl Ingest {
     }
 
     /// Judges a request and, if it is an event, encodes it into the journal's buffer.
-    pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Rejection> {
+    pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Refusal> {
         let mut event = parse(raw, self.options.strict)?;
+        let pixel_id = event.pixel_id;
+        let refuse = |reason| Refusal { reason, pixel_id: Some(pixel_id) };
         let known = self.registry.lookup(event.pixel_id);
         let bare;
         let pixel: &Pixel = match &known {
-            Lookup::Known(known) if known.entry().pixel.archived => return Err(Rejection::ArchivedPixel),
+            Lookup::Known(known) if known.entry().pixel.archived => return Err(refuse(Rejection::ArchivedPixel)),
             Lookup::Known(known) => &known.entry().pixel,
             unknown => {
                 event.warnings.add(match (unknown, self.options.unknown_pixel) {
                     (Lookup::NotChecked, _) => Warning::PixelNotChecked,
                     (_, UnknownPixel::Flag) => Warning::UnknownPixel,
-                    (_, UnknownPixel::Reject) => return Err(Rejection::UnknownPixel),
+                    (_, UnknownPixel::Reject) => return Err(refuse(Rejection::UnknownPixel)),
                 });
                 bare = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
                 &bare
@@ -139,7 +142,7 @@ impl Ingest {
             .append(head, pixel.id.digits(&mut [0; MAX_DIGITS]), |out| {
                 encode::event(out, &stamp, &event, client, pixel, &self.options.privacy);
             })
-            .map_err(refused)?;
+            .map_err(|refused| refuse(reason_of(refused)))?;
         if !event.test {
             self.registry.note_event(event.pixel_id, received);
         }
@@ -157,22 +160,22 @@ impl Ingest {
     }
 
     /// Keeps a rejected request, best effort and un-awaited. The journal's own refusals and limits are not kept.
-    pub fn keep_rejected(&self, reason: Rejection, raw: &[u8], client: &Client<'_>) -> Kept {
-        let ours = reason == Rejection::RateLimited || reason.status() == 503;
+    pub fn keep_rejected(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'_>) -> Kept {
+        let ours = refusal.reason == Rejection::RateLimited || refusal.reason.status() == 503;
         if !self.options.journal_rejected || ours {
             return Kept::Unwanted;
         }
-        let bytes = raw.len() + REJECTED_OVERHEAD_BYTES;
+        let bytes = raw.bytes().min(MAX_RAW_BYTES) + REJECTED_OVERHEAD_BYTES;
         if !self.rejects.borrow_mut().take(self.clock.monotonic(), bytes) {
             return Kept::Dropped;
         }
         let (id, received) = self.identity();
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let head = Head { kind: Kind::Rejected, id, time_ms: received.0 };
-        let pixel_id = named_pixel(raw);
-        let key = pixel_id.map(|id| id.to_string()).unwrap_or_default();
-        let appended = self.appender.append(head, key.as_bytes(), |out| {
-            encode::rejected(out, &stamp, reason, pixel_id, raw, client, &self.options.privacy);
+        let mut digits = [0; MAX_DIGITS];
+        let key = refusal.pixel_id.map_or(&b""[..], |id| id.digits(&mut digits));
+        let appended = self.appender.append(head, key, |out| {
+            encode::rejected(out, &stamp, refusal, raw, client, &self.options.privacy);
         });
         // Refused for room: a rejected request is the first to be dropped.
         if appended.is_ok() { Kept::Journaled } else { Kept::Dropped }
@@ -182,12 +185,7 @@ impl Ingest {
 /// What a rejected record takes beside its `raw`: names, identity, a long user agent and URL.
 const REJECTED_OVERHEAD_BYTES: usize = 512;
 
-/// The pixel id that a query names, if it is one.
-fn named_pixel(raw: &[u8]) -> Option<PixelId> {
-    raw.split(|byte| *byte == b'&').find_map(|pair| PixelId::parse(pair.strip_prefix(b"id=")?))
-}
-
-fn refused(refused: Refused) -> Rejection {
+fn reason_of(refused: Refused) -> Rejection {
     match refused {
         Refused::Full { .. } => Rejection::JournalFull,
         Refused::Busy => Rejection::Overloaded,

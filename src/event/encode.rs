@@ -7,13 +7,10 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use super::privacy::{self, Options};
-use super::rejection::Rejection;
-use super::{Client, Event, Warning};
-use crate::pixel::{MAX_DIGITS, Pixel, PixelId};
+use super::{Client, Event, RawEvent, Refusal, Warning, raw};
+use crate::pixel::{MAX_DIGITS, Pixel};
 use crate::time::Timestamp;
 
-/// Longest `raw` of a rejected record.
-const MAX_RAW_BYTES: usize = 4096;
 /// Longest header that is kept.
 const MAX_HEADER_BYTES: usize = 1024;
 /// Room asked for at once: what a record of an ordinary browser takes.
@@ -278,13 +275,12 @@ fn cookie_value<'a>(header: &'a [u8], name: &str) -> Option<&'a [u8]> {
     })
 }
 
-/// A rejected request's record. `raw` is the query or the body.
+/// A rejected request's record.
 pub fn rejected(
     out: &mut Vec<u8>,
     stamp: &Stamp<'_>,
-    reason: Rejection,
-    pixel_id: Option<PixelId>,
-    raw: &[u8],
+    refusal: Refusal,
+    raw: &RawEvent<'_>,
     client: &Client<'_>,
     rules: &Options,
 ) {
@@ -292,43 +288,13 @@ pub fn rejected(
     let mut members = Members::begin(out, r#"{"schema":"pixelgate.rejected.v1""#);
     members.ascii(member!("record_id"), &id_text(stamp.id));
     members.ascii(member!("received_at"), &stamp.received.rfc3339());
-    if let Some(id) = pixel_id {
+    if let Some(id) = refusal.pixel_id {
         members.ascii(member!("pixel_id"), id.digits(&mut [0; MAX_DIGITS]));
     }
     members.ascii(member!("source"), b"offsite_event");
     visitor(&mut members, None, client, rules, gpc);
     members.text(member!("node_id"), stamp.node_id);
-    members.ascii(member!("reason"), reason.reason().as_bytes());
-    let raw = String::from_utf8_lossy(&raw[..raw.len().min(MAX_RAW_BYTES)]);
-    let raw = private(&raw, rules, gpc);
-    members.text(member!("raw"), &raw[..raw.floor_char_boundary(MAX_RAW_BYTES)]);
+    members.ascii(member!("reason"), refusal.reason.reason().as_bytes());
+    members.optional(member!("raw"), raw::kept(raw, rules, gpc).as_deref());
     members.end();
-}
-
-/// A request's own text with the privacy rules applied to the URLs and identifiers in it, pair by pair.
-fn private(raw: &str, rules: &Options, gpc: bool) -> String {
-    let mut kept = String::with_capacity(raw.len());
-    for pair in raw.split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = name.strip_prefix("amp;").unwrap_or(name);
-        if gpc && (privacy::is_click_id(name) || name == "fbp" || name == "fbc") {
-            continue;
-        }
-        if !kept.is_empty() {
-            kept.push('&');
-        }
-        // An encoded URL hides its query behind %3F; what can't be told apart is cut.
-        let lower = value.to_ascii_lowercase();
-        let encoded_url = lower.starts_with("http%3a") || lower.starts_with("https%3a");
-        let keep_all = rules.url_query == privacy::UrlQuery::Keep && !gpc;
-        match lower.find("%3f").filter(|_| encoded_url && !keep_all) {
-            Some(at) => kept.push_str(&pair[..pair.len() - value.len() + at]),
-            None if privacy::is_url(value) => {
-                kept.push_str(&pair[..pair.len() - value.len()]);
-                kept.push_str(&rules.url(value, gpc));
-            }
-            None => kept.push_str(pair),
-        }
-    }
-    kept
 }

@@ -6,6 +6,7 @@ pub mod currency;
 pub mod encode;
 pub mod parse;
 pub mod privacy;
+pub mod raw;
 pub mod rejection;
 pub mod value;
 
@@ -15,6 +16,7 @@ mod tests;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use self::rejection::Rejection;
 use crate::pixel::PixelId;
 
 /// Where an event came in (`source` of the record).
@@ -58,6 +60,26 @@ pub struct RawEvent<'a> {
     pub query: &'a [u8],
     /// The body, if any.
     pub body: Body<'a>,
+}
+
+impl RawEvent<'_> {
+    /// Length of the query and the body.
+    pub fn bytes(&self) -> usize {
+        let body = match self.body {
+            Body::None => 0,
+            Body::Form(bytes) | Body::Multipart(bytes, _) | Body::Json(bytes) | Body::Text(bytes) => bytes.len(),
+        };
+        self.query.len() + body
+    }
+}
+
+/// Why a request makes no event, and which pixel it named, if it named one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The reason that the client is told.
+    pub reason: Rejection,
+    /// The pixel that it named.
+    pub pixel_id: Option<PixelId>,
 }
 
 /// What is known of the sender from the connection and headers, after trusted proxies (unchecked, hostile text).

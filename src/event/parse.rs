@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use futures_util::FutureExt;
 
-use super::{Body, Event, RawEvent, Source, Warning, Warnings, currency, value};
+use super::{Body, Event, RawEvent, Refusal, Source, Warning, Warnings, currency, value};
 use crate::event::rejection::Rejection;
 use crate::pixel::PixelId;
 
@@ -66,26 +66,7 @@ impl<'a> Pairs<'a> {
     }
 
     fn decode(&mut self, bytes: &'a [u8]) -> Cow<'a, str> {
-        if memchr::memchr2(b'%', b'+', bytes).is_none() {
-            return self.text(Cow::Borrowed(bytes));
-        }
-        let mut decoded = Vec::with_capacity(bytes.len());
-        let mut rest = bytes;
-        while let [first, tail @ ..] = rest {
-            rest = tail;
-            decoded.push(match (first, tail) {
-                (b'+', _) => b' ',
-                (b'%', [high, low, after @ ..]) => match (hex_digit(*high), hex_digit(*low)) {
-                    (Some(high), Some(low)) => {
-                        rest = after;
-                        high << 4 | low
-                    }
-                    _ => b'%',
-                },
-                _ => *first,
-            });
-        }
-        self.text(Cow::Owned(decoded))
+        self.text(percent_decode(bytes))
     }
 
     fn text(&mut self, bytes: Cow<'a, [u8]>) -> Cow<'a, str> {
@@ -151,6 +132,30 @@ impl<'a> Pairs<'a> {
     }
 }
 
+/// A form's name or value as it was before it was encoded. A `%` without two hexadecimal digits stands for itself.
+pub(super) fn percent_decode(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr2(b'%', b'+', bytes).is_none() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        decoded.push(match (first, tail) {
+            (b'+', _) => b' ',
+            (b'%', [high, low, after @ ..]) => match (hex_digit(*high), hex_digit(*low)) {
+                (Some(high), Some(low)) => {
+                    rest = after;
+                    high << 4 | low
+                }
+                _ => b'%',
+            },
+            _ => *first,
+        });
+    }
+    Cow::Owned(decoded)
+}
+
 /// The members of a JSON object in order, repeats included.
 struct Object(Vec<(String, Box<serde_json::value::RawValue>)>);
 
@@ -209,7 +214,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
-pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Rejection> {
+pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> {
     let mut pairs = Pairs {
         pairs: Vec::with_capacity(ORDINARY_PAIRS),
         in_body: false,
@@ -218,17 +223,27 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Rejection
     };
     pairs.form(raw.query);
     (pairs.in_body, pairs.query_pairs) = (true, pairs.pairs.len());
-    match raw.body {
-        Body::None => {}
-        Body::Form(bytes) => pairs.form(bytes),
-        Body::Multipart(bytes, boundary) => pairs.multipart(bytes, boundary)?,
-        Body::Json(bytes) => pairs.json(bytes)?,
-        Body::Text(bytes) if bytes.trim_ascii_start().first() == Some(&b'{') => pairs.json(bytes)?,
-        Body::Text(bytes) => pairs.form(bytes.trim_ascii_end()),
-    }
+    let body = match raw.body {
+        Body::None => Ok(()),
+        Body::Multipart(bytes, boundary) => pairs.multipart(bytes, boundary),
+        Body::Json(bytes) => pairs.json(bytes),
+        Body::Text(bytes) if bytes.trim_ascii_start().first() == Some(&b'{') => pairs.json(bytes),
+        Body::Text(bytes) => {
+            pairs.form(bytes.trim_ascii_end());
+            Ok(())
+        }
+        Body::Form(bytes) => {
+            pairs.form(bytes);
+            Ok(())
+        }
+    };
     let Pairs { pairs, warnings, .. } = pairs;
-    let id = pairs.iter().find(|(name, _)| name == "id").ok_or(Rejection::MissingId)?;
-    let pixel_id = PixelId::parse(id.1.as_bytes()).ok_or(Rejection::InvalidId)?;
+    let id = pairs.iter().find(|(name, _)| name == "id");
+    let pixel_id = id.and_then(|(_, text)| PixelId::parse(text.as_bytes()));
+    let refuse = |reason| Refusal { reason, pixel_id };
+    body.map_err(refuse)?;
+    let missing = if id.is_some() { Rejection::InvalidId } else { Rejection::MissingId };
+    let pixel_id = pixel_id.ok_or(refuse(missing))?;
     let mut event = Event {
         pixel_id,
         value: None,
@@ -249,7 +264,7 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Rejection
     let has_currency = pairs.iter().any(|(name, _)| name == "currency");
     let mut text_bytes = 0;
     for (name, text) in pairs {
-        place(&mut event, name, text, strict, &mut text_bytes)?;
+        place(&mut event, name, text, strict, &mut text_bytes).map_err(refuse)?;
     }
     if event.value.is_some() && !has_currency {
         event.warnings.add(Warning::MissingCurrency);

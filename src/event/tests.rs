@@ -7,14 +7,14 @@ use super::encode::{Stamp, check_clock, event as encode_event, rejected};
 use super::parse::parse;
 use super::privacy::{ClientIp, Options, UrlQuery};
 use super::rejection::Rejection;
-use super::{Body, Client, RawEvent};
-use crate::pixel::Pixel;
+use super::{Body, Client, RawEvent, Refusal};
+use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
 
 const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist, honor_gpc: true };
 
 fn encode(raw: RawEvent<'_>, client: &Client<'_>) -> Result<Value, Rejection> {
-    let mut event = parse(raw, false)?;
+    let mut event = parse(raw, false).map_err(|refusal| refusal.reason)?;
     let pixel = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
     let stamp = Stamp { id: [7; 16], received: Timestamp(1_795_496_441_123), node_id: "n" };
     let mut out = Vec::new();
@@ -50,11 +50,12 @@ fn what_names_no_pixel_is_refused() {
     }
     for body in ["", "[]", "1", "\"x\"", "{", "{\"id\":}", "{\"id\":1}x"] {
         let raw = RawEvent { query: b"id=1", body: Body::Json(body.as_bytes()) };
-        assert_eq!(parse(raw, false).err(), Some(Rejection::MalformedBody), "{body}");
+        assert_eq!(parse(raw, false).err().map(|refusal| refusal.reason), Some(Rejection::MalformedBody), "{body}");
     }
-    assert_eq!(parse(RawEvent { query: b"id=1&value=x", body: Body::None }, true), Err(Rejection::InvalidValue));
+    let named = |reason| Refusal { reason, pixel_id: PixelId::parse(b"1") };
+    assert_eq!(parse(RawEvent { query: b"id=1&value=x", body: Body::None }, true), Err(named(Rejection::InvalidValue)));
     let strict = parse(RawEvent { query: b"id=1&currency=x", body: Body::None }, true);
-    assert_eq!(strict, Err(Rejection::InvalidCurrency));
+    assert_eq!(strict, Err(named(Rejection::InvalidCurrency)));
 }
 
 #[test]
@@ -136,7 +137,9 @@ proptest! {
         }
         let stamp = Stamp { id: [7; 16], received: Timestamp(0), node_id: "n" };
         let mut out = Vec::new();
-        rejected(&mut out, &stamp, Rejection::MissingId, None, &bytes, &client, &RULES);
+        let refusal = Refusal { reason: Rejection::MissingId, pixel_id: None };
+        let raw = RawEvent { query: &bytes, body: Body::None };
+        rejected(&mut out, &stamp, refusal, &raw, &client, &RULES);
         let record: Value = serde_json::from_slice(&out).expect("valid JSON");
         prop_assert!(record["raw"].as_str().unwrap().len() <= 4096);
     }

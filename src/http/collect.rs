@@ -142,13 +142,12 @@ async fn offer(worker: &Worker, request: &HttpRequest, payload: web::Payload) ->
         gpc: head.headers.get("sec-gpc").is_some_and(|value| value == "1"),
     };
     let offered = worker.ingest.offer(raw, &client, counts);
-    if let (Err(rejection), true) = (&offered, counts) {
-        let named = if body.is_empty() || !raw.query.is_empty() { raw.query } else { &body };
-        if worker.ingest.keep_rejected(*rejection, named, &client) == Kept::Dropped {
-            worker.metrics.reject_dropped();
-        }
+    if let (Err(refusal), true) = (&offered, counts)
+        && worker.ingest.keep_rejected(*refusal, &raw, &client) == Kept::Dropped
+    {
+        worker.metrics.reject_dropped();
     }
-    match offered? {
+    match offered.map_err(|refusal| refusal.reason)? {
         Outcome::Ignored(warnings) => {
             worker.metrics.ignored();
             worker.metrics.warned(warnings);
