@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -21,10 +22,23 @@ pub struct Consumed {
 
 /// Reads all partitions of a topic up to their ends.
 pub fn read_committed(brokers: &str, topic: &str) -> Vec<Consumed> {
+    let mut records = Vec::new();
+    each_committed(brokers, topic, |message| {
+        records.push(Consumed {
+            key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
+            time_ms: message.timestamp().to_millis().expect("records carry a time"),
+            value: String::from_utf8(message.payload().unwrap_or_default().to_vec()).unwrap(),
+        });
+    });
+    records
+}
+
+/// As `read_committed`, for topics that are larger than memory.
+pub fn each_committed(brokers: &str, topic: &str, mut take: impl FnMut(&BorrowedMessage<'_>)) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "auditor").set("enable.auto.commit", "false");
     config.set("isolation.level", "read_committed").set("enable.partition.eof", "true").set("check.crcs", "true");
-    let consumer: BaseConsumer = config.create().unwrap();
+    let consumer: BaseConsumer = config.set("queued.max.messages.kbytes", "16384").create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).unwrap();
     let mut partitions = TopicPartitionList::new();
     for partition in metadata.topics()[0].partitions() {
@@ -34,19 +48,13 @@ pub fn read_committed(brokers: &str, topic: &str) -> Vec<Consumed> {
     let mut left: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
     assert!(!left.is_empty(), "the topic {topic} has partitions");
     let deadline = Instant::now() + PATIENCE;
-    let mut records = Vec::new();
     while !left.is_empty() {
         assert!(Instant::now() < deadline, "partitions {left:?} have no end");
         match consumer.poll(Duration::from_millis(200)) {
             None => {}
-            Some(Ok(message)) => records.push(Consumed {
-                key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
-                time_ms: message.timestamp().to_millis().expect("records carry a time"),
-                value: String::from_utf8(message.payload().unwrap_or_default().to_vec()).unwrap(),
-            }),
+            Some(Ok(message)) => take(&message),
             Some(Err(KafkaError::PartitionEOF(partition))) => left.retain(|&open| open != partition),
             Some(Err(error)) => eprintln!("consumer: {error}"),
         }
     }
-    records
 }

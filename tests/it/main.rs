@@ -20,6 +20,8 @@ mod shutdown;
 #[cfg(feature = "e2e")]
 mod admin;
 #[cfg(feature = "e2e")]
+mod backlog;
+#[cfg(feature = "e2e")]
 mod broker;
 #[cfg(feature = "e2e")]
 mod cluster;
