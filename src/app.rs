@@ -146,16 +146,17 @@ impl Running {
             tracing::warn!("server.shutdown_timeout is over: requests in flight are dropped");
             self.public_server.stop(false).await;
         }
-        let journal = self.journal.clone();
-        let timeout = server.shutdown_timeout;
+        // One deadline for what is left: the last commit, then what the publisher can still deliver.
+        let deadline = SystemClock.monotonic() + server.shutdown_timeout;
+        let (journal, timeout) = (self.journal.clone(), server.shutdown_timeout);
+        let closed = web::block(move || journal.close(timeout, &SystemClock)).await.unwrap_or(false);
         if let Some(publisher) = self.publisher.clone() {
-            let timeout = server.shutdown_timeout;
-            let stopped = web::block(move || publisher.stop(timeout, &SystemClock)).await.unwrap_or(false);
+            let left = deadline.saturating_sub(SystemClock.monotonic());
+            let stopped = web::block(move || publisher.stop(left, &SystemClock)).await.unwrap_or(false);
             if !stopped {
                 tracing::warn!("the publisher did not stop in time; the next start asks Kafka what it has");
             }
         }
-        let closed = web::block(move || journal.close(timeout, &SystemClock)).await.unwrap_or(false);
         if let Err(error) = self.registry.close() {
             tracing::warn!(%error, "the registry could not be closed");
         }

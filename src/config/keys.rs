@@ -120,6 +120,12 @@ pub(super) const KEYS: &[Key] = &[
         "HOST:PORT of some brokers; none: records rest in the journal. Set later, everything retained is published.",
     ),
     key(
+        "kafka.delivery",
+        Choice(&["exactly_once", "at_least_once"]),
+        "exactly_once",
+        "Records and cursor in one transaction; at_least_once: without transactions, doubles share their record_id.",
+    ),
+    key(
         "kafka.events_topic",
         Text(rules::TOPIC),
         "pixelgate.events",
@@ -133,6 +139,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("kafka.partitions", OrBrokers(10_000), "-1", "Partitions of topics that pixelgate creates."),
     key("kafka.replication_factor", OrBrokers(100), "-1", "Replicas of topics that pixelgate creates."),
+    key(
+        "kafka.key",
+        Choice(&["pixel_id", "record_id"]),
+        "pixel_id",
+        "What partitions go by; record_id: hot pixels spread over all partitions.",
+    ),
     key(
         "kafka.transaction_timeout",
         Span(SECOND, HOUR),

@@ -160,6 +160,11 @@ fn journal(from: &Words, data_dir: &Path) -> journal::Options {
 fn kafka(from: &Words) -> publish::Options {
     publish::Options {
         brokers: from.list("kafka.brokers"),
+        delivery: from.choice(
+            "kafka.delivery",
+            &[("exactly_once", publish::Delivery::ExactlyOnce), ("at_least_once", publish::Delivery::AtLeastOnce)],
+        ),
+        key: from.choice("kafka.key", &[("pixel_id", publish::Key::PixelId), ("record_id", publish::Key::RecordId)]),
         events_topic: from.text("kafka.events_topic"),
         rejected_topic: Some(from.text("kafka.rejected_topic")).filter(|topic| !topic.is_empty()),
         partitions: from.number("kafka.partitions") as i32,

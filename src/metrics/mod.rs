@@ -98,8 +98,10 @@ impl Metrics {
     /// The page of a scrape. Reads the disk: not for a thread that serves.
     pub fn page(&self, sources: &Sources<'_>) -> String {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let sums = Sums::of(shards.iter().map(|shard| &**shard).chain([&self.cold]));
+        let mut sums = Sums::of(shards.iter().map(|shard| &**shard).chain([&self.cold]));
         let mut page = Page::default();
+        let undelivered = sources.publishing.map_or(0, |stats| stats.rejects_dropped.load(Relaxed));
+        sums.rejects_dropped += undelivered;
         self.events(&sums, &mut page);
         requests(&sums, &mut page);
         let stats = sources.journal.stats();
@@ -127,7 +129,7 @@ impl Metrics {
         for (warning, count) in Warning::ALL.into_iter().zip(sums.warnings) {
             family.add(&[("warning", warning.as_str())], count as f64);
         }
-        let help = "Rejected requests that were to be kept as records and were not, for their bounds.";
+        let help = "Rejected requests that were to be kept and published as records and were not.";
         page.counter("pixelgate_rejected_records_dropped_total", help).is(sums.rejects_dropped as f64);
     }
 
@@ -221,8 +223,8 @@ fn publishing(sources: &Sources<'_>, journal: &journal::Stats, page: &mut Page) 
     page.gauge("pixelgate_publish_last_success_timestamp_seconds", help).is(last_ms as f64 / 1000.0);
     let help = "Faults while publishing, by kind.";
     let mut family = page.counter("pixelgate_publish_errors_total", help);
-    for kind in ["timeout", "abortable", "fatal", "fenced", "refused"] {
-        family.add(&[("kind", kind)], 0.0);
+    for (word, kind) in publish::Stats::ERRORS {
+        family.add(&[("kind", word)], stats.errors(kind) as f64);
     }
     let mut family = page.gauge("pixelgate_publish_blocked", "1 while publishing is held up by this cause.");
     for (word, cause) in publish::Stats::CAUSES {

@@ -18,22 +18,42 @@ pub struct KafkaCursor {
     pub record_id: [u8; 16],
 }
 
-impl KafkaCursor {
-    /// `v1 <incarnation> <record_id>`.
+/// What the cursor in Kafka says, all of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Where publishing stands.
+    pub cursor: KafkaCursor,
+    /// Parked records that the same commit delivered after all: their files must go, or they would be sent again.
+    pub retried: Vec<Position>,
+}
+
+/// Begins the word of metadata that lists [`Standing::retried`].
+const RETRIED: &str = "retried=";
+
+impl Standing {
+    /// `v1 <incarnation> <record_id>`, and `retried=<position>,…` if there are any.
     pub fn metadata(&self) -> String {
-        format!("v1 {} {}", hex::encode(&self.incarnation), hex::encode(&self.record_id))
+        let cursor = &self.cursor;
+        let mut text = format!("v1 {} {}", hex::encode(&cursor.incarnation), hex::encode(&cursor.record_id));
+        for (index, position) in self.retried.iter().enumerate() {
+            text.push_str(if index == 0 { " retried=" } else { "," });
+            text.push_str(&position.to_string());
+        }
+        text
     }
 
-    /// Reads offset and metadata; `None` for anything that [`KafkaCursor::metadata`] didn't write.
-    pub fn parse(offset: i64, metadata: &str) -> Option<KafkaCursor> {
+    /// Reads offset and metadata; `None` for anything that [`Standing::metadata`] didn't write. Further words are for
+    /// later versions.
+    pub fn parse(offset: i64, metadata: &str) -> Option<Standing> {
         let mut words = metadata.split(' ');
         let (version, incarnation, record_id) = (words.next()?, words.next()?, words.next()?);
         let position = Position(u64::try_from(offset).ok()?);
-        (version == "v1").then_some(KafkaCursor {
-            position,
-            incarnation: hex::decode(incarnation)?,
-            record_id: hex::decode(record_id)?,
-        })
+        let cursor =
+            KafkaCursor { position, incarnation: hex::decode(incarnation)?, record_id: hex::decode(record_id)? };
+        let listed = words.find_map(|word| word.strip_prefix(RETRIED));
+        let retried = listed.into_iter().flat_map(|list| list.split(',')).map(|number| number.parse().ok());
+        let retried: Option<Vec<u64>> = retried.collect();
+        (version == "v1").then_some(Standing { cursor, retried: retried?.into_iter().map(Position).collect() })
     }
 }
 
@@ -159,10 +179,16 @@ mod tests {
     #[test]
     fn metadata_is_read_as_written() {
         let cursor = kafka(7, RUN);
-        assert_eq!(KafkaCursor::parse(7, &cursor.metadata()), Some(cursor));
-        for bad in ["", "v1", "v2 00 00", "v1 x y", "v1 01010101010101010101010101010101"] {
-            assert_eq!(KafkaCursor::parse(7, bad), None, "{bad}");
+        for retried in [vec![], vec![Position(3)], vec![Position(3), Position(u64::MAX)]] {
+            let standing = Standing { cursor, retried };
+            assert_eq!(Standing::parse(7, &standing.metadata()), Some(standing));
         }
-        assert_eq!(KafkaCursor::parse(-1001, &cursor.metadata()), None);
+        let written = Standing { cursor, retried: vec![] }.metadata();
+        assert!(Standing::parse(7, &format!("{written} later=1")).is_some(), "later versions may add words");
+        for bad in ["", "v1", "v2 00 00", "v1 x y", "v1 01010101010101010101010101010101"] {
+            assert_eq!(Standing::parse(7, bad), None, "{bad}");
+        }
+        assert_eq!(Standing::parse(7, &format!("{written} retried=1,x")), None);
+        assert_eq!(Standing::parse(-1001, &written), None);
     }
 }

@@ -1,349 +1,420 @@
-//! The librdkafka client: every property we rely on is set, and its errors are classed by code, never by text.
+//! The librdkafka client: every property that we rely on is set here.
 //!
-//! No decisions: an error is a `Doubt` with its class, and the caller drops the client.
+//! No decisions: an error is a `Doubt` with its class, and the caller aborts or drops the client.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Options;
-use super::cursor::KafkaCursor;
-use crate::journal::Entry;
+use super::cursor::{KafkaCursor, Standing};
+use super::fault::{self, Doubt, Fault};
+use super::sink::{Session, Sink};
+use super::topics::{ASK, make_sure_of};
+use super::{Delivery, Key, Options};
+use crate::journal::{Entry, Journal};
 use crate::record::Position;
 
-/// How long calls that only ask may take.
-const ASK: Duration = Duration::from_secs(10);
-/// No delivery report for this long with records under way: the client is stuck and is made again.
-const WATCHDOG: Duration = Duration::from_secs(20);
-/// One step of waiting for the client.
-const POLL: Duration = Duration::from_millis(50);
+/// No delivery report for this long with records under way: the client is stuck and is made again. Records time out
+/// before that, unless the client itself no longer works.
+const WATCHDOG_GRACE: Duration = Duration::from_secs(5);
+/// Steps of waiting for the client: `poll` always takes its whole time.
+const STEPS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+/// So many short steps, then long ones.
+const SHORT_STEPS: u32 = 200;
+/// Events of an idle client that are looked at in one go.
+const IDLE_EVENTS: usize = 64;
 
-/// What kind of error it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
-    /// Anything whose outcome is unknown or that may pass.
-    Doubt,
-    Fenced,
-    Authentication,
-    Authorization,
-    UnknownTopic,
-    Clock,
-    Quota,
-    /// Size or content.
-    Record,
+/// What librdkafka told aside, until the next transaction.
+#[derive(Default)]
+struct Noted {
+    /// The first delivery that failed, and the first that failed because of another.
+    failed: Option<Code>,
+    aftermath: Option<Code>,
+    /// Credentials or TLS refused: calls only time out then.
+    access: Option<Doubt>,
 }
 
-/// An error after which the client is dropped.
-#[derive(Debug)]
-pub(super) struct Doubt {
-    pub(super) fault: Fault,
-    /// It is the rejected topic's, which must not hold back events.
-    pub(super) of_rejected: bool,
-    text: String,
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+impl Noted {
+    fn is_clean(&self) -> bool {
+        self.failed.is_none() && self.aftermath.is_none()
     }
 }
 
-impl Doubt {
-    fn of(doing: &str, error: &KafkaError) -> Doubt {
-        let fault = error.rdkafka_error_code().map_or(Fault::Doubt, class);
-        Doubt { fault, of_rejected: false, text: format!("{doing}: {error}") }
-    }
-
-    fn code(doing: &str, code: Code) -> Doubt {
-        Doubt { fault: class(code), of_rejected: false, text: format!("{doing}: {code}") }
-    }
-
-    /// The journal could not be read.
-    pub(super) fn journal(error: &crate::journal::ReadError) -> Doubt {
-        Doubt::text(error.to_string())
-    }
-
-    fn text(text: String) -> Doubt {
-        Doubt { fault: Fault::Doubt, of_rejected: false, text }
-    }
-}
-
-fn class(code: Code) -> Fault {
-    match code {
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Fault::Fenced,
-        Code::Authentication | Code::SaslAuthenticationFailed => Fault::Authentication,
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => Fault::Authorization,
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => Fault::UnknownTopic,
-        Code::InvalidTimestamp => Fault::Clock,
-        Code::ThrottlingQuotaExceeded | Code::PolicyViolation => Fault::Quota,
-        Code::MessageSizeTooLarge | Code::InvalidRecord | Code::InvalidMessage => Fault::Record,
-        _ => Fault::Doubt,
-    }
-}
-
-/// Remembers the first delivery error.
 #[derive(Clone, Default)]
-struct Context(Arc<Mutex<Option<(Code, String)>>>);
+struct Context(Arc<Mutex<Noted>>);
 
 impl Context {
-    fn first(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
+    fn noted(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, _: &str) {
+        let doubt = Doubt::of("connecting", &error);
+        if doubt.fault == Fault::Authentication {
+            self.noted().access.get_or_insert(doubt);
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
 
 impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, message)) = result {
+        if let Err((error, _)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-            self.first().get_or_insert_with(|| (code, message.topic().to_owned()));
+            let mut noted = self.noted();
+            let slot = if fault::is_aftermath(code) { &mut noted.aftermath } else { &mut noted.failed };
+            slot.get_or_insert(code);
         }
+    }
+}
+
+/// The cluster of the config.
+pub(super) struct Cluster {
+    pub(super) options: Options,
+    /// `transactional.id` and `group.id`.
+    pub(super) identity: String,
+    pub(super) journal: Journal,
+}
+
+impl Sink for Cluster {
+    fn connect(&mut self) -> Result<Box<dyn Session>, Doubt> {
+        Ok(Box::new(Client::connect(&self.options, &self.identity, &self.journal)?))
+    }
+}
+
+/// The address and what the operator added.
+pub(super) fn base(options: &Options) -> ClientConfig {
+    let mut base = ClientConfig::new();
+    // A topic is made here, as configured, or not at all: else the broker makes one when it is asked for it.
+    base.set("bootstrap.servers", options.brokers.join(",")).set("allow.auto.create.topics", "false");
+    for (name, property) in options.client.iter() {
+        base.set(name, property.expose());
+    }
+    base
+}
+
+/// A producer's properties, but for its identity.
+pub(super) fn producer(base: &ClientConfig, options: &Options) -> ClientConfig {
+    let mut producer = base.clone();
+    producer
+        .set("message.timeout.ms", options.transaction_timeout.as_millis().to_string())
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("queue.buffering.max.kbytes", "16384")
+        .set("queue.buffering.max.messages", "0")
+        .set("delivery.report.only.error", "true");
+    if !options.client.has_any(&["linger.ms", "queue.buffering.max.ms"]) {
+        producer.set("linger.ms", "5");
+    }
+    if !options.client.has_any(&["compression.type", "compression.codec"]) {
+        producer.set("compression.type", "lz4");
+    }
+    producer
+}
+
+/// The Kafka key of a record, in `text` if it must be written.
+pub(super) fn key_of<'a>(key: Key, entry: &Entry<'a>, text: &'a mut [u8; 36]) -> Option<&'a [u8]> {
+    match key {
+        _ if entry.key.is_empty() => None,
+        Key::PixelId => Some(entry.key),
+        Key::RecordId => Some(uuid::Uuid::from_bytes(entry.head.id).hyphenated().encode_lower(text).as_bytes()),
     }
 }
 
 /// A connected client.
-pub(super) struct Client {
+struct Client {
+    options: Options,
+    identity: String,
     producer: BaseProducer<Context>,
     /// Never subscribes: it reads the cursor and lends its group's name to the transaction.
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Context>,
     context: Context,
-    topic: String,
-    rejected_topic: Option<String>,
     cluster_id: String,
-    timeout: Duration,
+    /// A transaction has begun.
+    open: bool,
 }
 
 impl Client {
-    /// Connects, makes sure of the topics and of being the only producer of this identity.
-    ///
-    /// Without `rejects`, or if their topic can't be had, they are passed over.
-    pub(super) fn connect(options: &Options, identity: &str, rejects: bool) -> Result<Client, Doubt> {
-        let timeout = options.transaction_timeout;
-        let mut base = ClientConfig::new();
-        // A topic is made here, as configured, or not at all: else the broker makes one when it is asked for it.
-        base.set("bootstrap.servers", options.brokers.join(",")).set("allow.auto.create.topics", "false");
-        for (name, property) in options.client.iter() {
-            base.set(name, property.expose());
-        }
+    fn connect(options: &Options, identity: &str, journal: &Journal) -> Result<Client, Doubt> {
+        let (base, context) = (base(options), Context::default());
         let mut consumer = base.clone();
         consumer.set("group.id", identity).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
-        let consumer: BaseConsumer = consumer.create().map_err(|error| Doubt::of("consumer", &error))?;
-        consumer.fetch_metadata(None, ASK).map_err(|error| Doubt::of("connecting", &error))?;
+        let consumer: BaseConsumer<Context> =
+            consumer.create_with_context(context.clone()).map_err(|error| Doubt::of("consumer", &error))?;
+        if let Err(error) = consumer.fetch_metadata(None, ASK) {
+            look_aside(&consumer);
+            return Err(context.noted().access.take().unwrap_or_else(|| Doubt::of("connecting", &error)));
+        }
         let cluster_id = consumer.client().fetch_cluster_id(ASK).unwrap_or_default();
-        make_sure_of(&options.events_topic, &base, &consumer, options)?;
-        let usable = |topic: &String| match make_sure_of(topic, &base, &consumer, options) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, "publishing: rejected records are passed over, as their topic can't be had");
-                false
-            }
+        make_sure_of(&options.events_topic, &base, consumer.client(), options)?;
+        let was_exactly_once = journal.cursor().is_some_and(|cursor| cursor.mode == Delivery::ExactlyOnce.word());
+        if was_exactly_once && options.delivery == Delivery::AtLeastOnce {
+            // What an earlier run left open is decided first, else the cursor says too little.
+            let options = Options { delivery: Delivery::ExactlyOnce, ..options.clone() };
+            drop(connect_producer(&base, &options, identity, &context)?);
+            *context.noted() = Noted::default();
+        }
+        let producer = connect_producer(&base, options, identity, &context)?;
+        let (options, identity) = (options.clone(), identity.to_owned());
+        Ok(Client { options, identity, producer, consumer, context, cluster_id, open: false })
+    }
+
+    fn is_transactional(&self) -> bool {
+        self.options.delivery == Delivery::ExactlyOnce
+    }
+
+    /// What went wrong so far, and whether the client is stuck.
+    fn check(&self, wait: &mut Wait) -> Result<(), Doubt> {
+        let (failed, aftermath) = {
+            let noted = self.context.noted();
+            (noted.failed, noted.aftermath)
         };
-        let rejected_topic = options.rejected_topic.clone().filter(|topic| rejects && usable(topic));
-        let timeout_ms = timeout.as_millis().to_string();
-        let mut producer = base.clone();
-        producer
-            .set("transactional.id", identity)
-            .set("transaction.timeout.ms", &timeout_ms)
-            .set("message.timeout.ms", &timeout_ms)
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("partitioner", "murmur2_random")
-            .set("queue.buffering.max.kbytes", "16384")
-            .set("queue.buffering.max.messages", "0")
-            .set("delivery.report.only.error", "true");
-        if !options.client.has_any(&["linger.ms", "queue.buffering.max.ms"]) {
-            producer.set("linger.ms", "5");
+        if let Some(code) = failed.or(aftermath) {
+            return Err(self.cause_of(code));
         }
-        if !options.client.has_any(&["compression.type", "compression.codec"]) {
-            producer.set("compression.type", "lz4");
-        }
-        let context = Context::default();
-        let producer: BaseProducer<Context> =
-            producer.create_with_context(context.clone()).map_err(|error| Doubt::of("producer", &error))?;
-        producer.init_transactions(2 * timeout).map_err(|error| Doubt::of("init_transactions", &error))?;
-        Ok(Client {
-            producer,
-            consumer,
-            context,
-            topic: options.events_topic.clone(),
-            rejected_topic,
-            cluster_id,
-            timeout,
-        })
-    }
-
-    pub(super) fn cluster_id(&self) -> &str {
-        &self.cluster_id
-    }
-
-    /// Where rejected records go, if anywhere.
-    pub(super) fn rejected_topic(&self) -> Option<&str> {
-        self.rejected_topic.as_deref()
-    }
-
-    /// The committed cursor; `None` only if Kafka says that there is none.
-    pub(super) fn cursor(&self) -> Result<Option<KafkaCursor>, Doubt> {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(&self.topic, 0);
-        let answer =
-            self.consumer.committed_offsets(asked, ASK).map_err(|error| Doubt::of("reading the cursor", &error))?;
-        let Some(element) = answer.find_partition(&self.topic, 0) else { return Ok(None) };
-        element.error().map_err(|error| Doubt::of("reading the cursor", &error))?;
-        match element.offset() {
-            Offset::Offset(offset) => {
-                // An offset that we didn't write is like one of another journal: the journal won't bear it out.
-                let foreign = KafkaCursor { position: Position(0), incarnation: [0; 16], record_id: [0; 16] };
-                Ok(Some(KafkaCursor::parse(offset, element.metadata()).unwrap_or(foreign)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    pub(super) fn begin(&self) -> Result<(), Doubt> {
-        self.producer.begin_transaction().map_err(|error| Doubt::of("begin", &error))
-    }
-
-    pub(super) fn abort(&self) {
-        // Kafka aborts by itself when the client goes; asking only spares consumers the wait.
-        let _ = self.producer.abort_transaction(self.timeout);
-    }
-
-    /// Queues a record as it lies in the journal; waits for room in the client's queue.
-    pub(super) fn send(&self, topic: &str, entry: &Entry<'_>) -> Result<(), Doubt> {
-        let mut record: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(topic).payload(entry.body).timestamp(entry.head.time_ms as i64);
-        if !entry.key.is_empty() {
-            record = record.key(entry.key);
-        }
-        let mut stuck = Stuck::new(self.producer.in_flight_count());
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
-                    record = back;
-                    self.producer.poll(POLL);
-                    self.check(&mut stuck)?;
-                }
-                Err((error, _)) => {
-                    let of_rejected = self.rejected_topic() == Some(topic);
-                    return Err(Doubt { of_rejected, ..self.root().unwrap_or(Doubt::of("sending", &error)) });
-                }
-            }
-        }
-    }
-
-    /// Waits until nothing is under way. `flush` would poll in steps of 100 ms.
-    pub(super) fn wait_delivered(&self) -> Result<(), Doubt> {
-        let mut stuck = Stuck::new(self.producer.in_flight_count());
-        while self.producer.in_flight_count() > 0 {
-            self.producer.poll(POLL);
-            self.check(&mut stuck)?;
-        }
-        self.check(&mut stuck)
-    }
-
-    fn check(&self, stuck: &mut Stuck) -> Result<(), Doubt> {
-        if let Some((code, topic)) = &*self.context.first() {
-            let of_rejected = self.rejected_topic() == Some(topic);
-            let root = self.root().filter(|root| root.fault != Fault::Doubt);
-            return Err(Doubt { of_rejected, ..root.unwrap_or_else(|| Doubt::code("delivery", *code)) });
-        }
-        if stuck.is_stuck(self.producer.in_flight_count()) {
+        if wait.is_stuck(self.producer.in_flight_count()) {
             return Err(Doubt::code("no delivery report for too long", Code::MessageTimedOut));
         }
         Ok(())
     }
 
-    /// Why the transaction itself failed, if it did. Delivery reports only say that it did (purged), or blame records
-    /// (invalid record) for what the partition refused (invalid timestamp).
+    /// Why a delivery failed. Reports of single records only say that the transaction had failed (purged), or blame the
+    /// record (invalid record) for what the partition refused (invalid timestamp): the transaction itself knows.
+    fn cause_of(&self, code: Code) -> Doubt {
+        if let Some(root) = self.root().filter(|root| root.fault != Fault::Doubt) {
+            return root;
+        }
+        let doubt = Doubt::code("delivery", code);
+        if code == Code::InvalidRecord && !self.is_transactional() {
+            // Without a transaction there is nobody to ask, and a clock's fault must not park.
+            return doubt.into_fault(Fault::Quota);
+        }
+        doubt
+    }
+
+    /// The error of the transaction itself, if it has one.
     fn root(&self) -> Option<Doubt> {
+        if !self.is_transactional() {
+            return None;
+        }
         // Within a transaction this changes nothing: it is refused, with the transaction's own error if it has one.
         let error = self.producer.begin_transaction().err()?;
         (error.rdkafka_error_code() != Some(Code::State)).then(|| Doubt::of("the transaction failed", &error))
     }
 
-    /// Commits records and cursor in one.
-    pub(super) fn commit(&self, cursor: &KafkaCursor) -> Result<(), Doubt> {
+    fn offsets(&self, standing: &Standing) -> Result<TopicPartitionList, Doubt> {
         let mut offsets = TopicPartitionList::new();
-        let mut element = offsets.add_partition(&self.topic, 0);
+        let mut element = offsets.add_partition(&self.options.events_topic, 0);
         element
-            .set_offset(Offset::Offset(cursor.position.0 as i64))
+            .set_offset(Offset::Offset(standing.cursor.position.0 as i64))
             .map_err(|error| Doubt::of("the cursor's offset", &error))?;
-        element.set_metadata(cursor.metadata());
-        let group = self.consumer.group_metadata().ok_or_else(|| Doubt::text("no group metadata".into()))?;
+        element.set_metadata(standing.metadata());
+        Ok(offsets)
+    }
+
+    fn send_cursor(&self, standing: &Standing) -> Result<(), Doubt> {
+        let no_group = || Doubt::text(Fault::Doubt, "no group metadata".into());
+        let group = self.consumer.group_metadata().ok_or_else(no_group)?;
         self.producer
-            .send_offsets_to_transaction(&offsets, &group, self.timeout)
-            .map_err(|error| Doubt::of("sending the cursor", &error))?;
-        self.producer.commit_transaction(self.timeout).map_err(|error| Doubt::of("commit", &error))
+            .send_offsets_to_transaction(&self.offsets(standing)?, &group, self.options.transaction_timeout)
+            .map_err(|error| of_cursor("sending the cursor", &error))
+    }
+
+    /// Outside of transactions: by the consumer. Bounded by the client's own limits for session and socket.
+    fn commit_cursor(&self, standing: &Standing) -> Result<(), Doubt> {
+        let offsets = self.offsets(standing)?;
+        let committed = self.consumer.commit(&offsets, CommitMode::Sync);
+        committed.map_err(|error| of_cursor("committing the cursor", &error))
     }
 }
 
-/// Notices that a number doesn't change over many polls.
-struct Stuck {
+impl Session for Client {
+    fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    fn standing(&self) -> Result<Option<Standing>, Doubt> {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&self.options.events_topic, 0);
+        let doing = "reading the cursor";
+        let answer = self.consumer.committed_offsets(asked, ASK).map_err(|error| of_cursor(doing, &error))?;
+        let Some(element) = answer.find_partition(&self.options.events_topic, 0) else { return Ok(None) };
+        element.error().map_err(|error| of_cursor(doing, &error))?;
+        match element.offset() {
+            // An offset that we didn't write is like one of another journal: the journal won't bear it out.
+            Offset::Offset(offset) => Ok(Some(Standing::parse(offset, element.metadata()).unwrap_or_else(nowhere))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Waits for room in the client's queue.
+    fn send(&mut self, entry: &Entry<'_>) -> Result<(), Doubt> {
+        if self.is_transactional() && !self.open {
+            self.producer.begin_transaction().map_err(|error| Doubt::of("begin", &error))?;
+            self.open = true;
+        }
+        let mut text = [0; 36];
+        let mut record: BaseRecord<'_, [u8], [u8]> =
+            BaseRecord::to(&self.options.events_topic).payload(entry.body).timestamp(entry.head.time_ms as i64);
+        if let Some(key) = key_of(self.options.key, entry, &mut text) {
+            record = record.key(key);
+        }
+        let mut wait = Wait::new(&self.options);
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
+                    record = back;
+                    self.producer.poll(wait.step());
+                    self.check(&mut wait)?;
+                }
+                Err((error, _)) => {
+                    // After an earlier record failed, the client refuses them all.
+                    self.check(&mut wait)?;
+                    return Err(self.root().unwrap_or_else(|| Doubt::of("sending", &error)));
+                }
+            }
+        }
+    }
+
+    /// `flush` would poll in steps of 100 ms.
+    fn delivered(&mut self) -> Result<(), Doubt> {
+        let mut wait = Wait::new(&self.options);
+        while self.producer.in_flight_count() > 0 {
+            self.producer.poll(wait.step());
+            self.check(&mut wait)?;
+        }
+        self.producer.poll(Duration::ZERO);
+        self.check(&mut wait)
+    }
+
+    fn commit(&mut self, standing: &Standing) -> Result<(), Doubt> {
+        self.delivered()?;
+        if !self.is_transactional() {
+            return self.commit_cursor(standing);
+        }
+        if !self.open {
+            self.producer.begin_transaction().map_err(|error| Doubt::of("begin", &error))?;
+        }
+        self.open = false;
+        self.send_cursor(standing)?;
+        self.producer.commit_transaction(self.options.transaction_timeout).map_err(|error| Doubt::of("commit", &error))
+    }
+
+    fn abort(&mut self) -> Result<(), Doubt> {
+        let is_whole = self.producer.in_flight_count() == 0 && self.context.noted().is_clean();
+        if is_whole && self.open {
+            self.open = false;
+            let aborted = self.producer.abort_transaction(self.options.transaction_timeout);
+            return aborted.map_err(|error| Doubt::of("abort", &error));
+        }
+        // A refusal leaves a gap in the producer's sequence, at which the next transaction would fail: a new producer
+        // aborts what is open, and has none.
+        self.open = false;
+        self.producer = connect_producer(&base(&self.options), &self.options, &self.identity, &self.context)?;
+        *self.context.noted() = Noted::default();
+        Ok(())
+    }
+
+    fn idle(&mut self) {
+        look_aside(&self.consumer);
+        self.producer.poll(Duration::ZERO);
+    }
+}
+
+/// Serves what waits in a consumer's queue: broker errors, of which one more comes with each lost connection.
+fn look_aside(consumer: &BaseConsumer<Context>) {
+    for _ in 0..IDLE_EVENTS {
+        if consumer.poll(Duration::ZERO).is_none() {
+            return;
+        }
+    }
+}
+
+/// A producer for `options.delivery`; a transactional one has aborted what an earlier one left open.
+fn connect_producer(
+    base: &ClientConfig,
+    options: &Options,
+    identity: &str,
+    context: &Context,
+) -> Result<BaseProducer<Context>, Doubt> {
+    let (timeout, mut config) = (options.transaction_timeout, producer(base, options));
+    if options.delivery == Delivery::ExactlyOnce {
+        config.set("transactional.id", identity).set("transaction.timeout.ms", timeout.as_millis().to_string());
+    }
+    let producer: BaseProducer<Context> =
+        config.create_with_context(context.clone()).map_err(|error| Doubt::of("producer", &error))?;
+    if options.delivery == Delivery::ExactlyOnce {
+        producer.init_transactions(2 * timeout).map_err(|error| Doubt::of("init_transactions", &error))?;
+    }
+    Ok(producer)
+}
+
+/// An error of the calls that go to the group's coordinator.
+fn of_cursor(doing: &str, error: &KafkaError) -> Doubt {
+    let doubt = Doubt::of(doing, error);
+    if doubt.fault == Fault::Doubt { doubt.into_fault(Fault::CursorPartition) } else { doubt }
+}
+
+fn nowhere() -> Standing {
+    let cursor = KafkaCursor { position: Position(0), incarnation: [0; 16], record_id: [0; 16] };
+    Standing { cursor, retried: Vec::new() }
+}
+
+/// Waiting for the client in steps, and noticing that nothing moves.
+struct Wait {
+    limit: Duration,
+    steps: u32,
+    still: Duration,
     last: i32,
-    polls: u32,
 }
 
-impl Stuck {
-    fn new(last: i32) -> Stuck {
-        Stuck { last, polls: 0 }
+impl Wait {
+    fn new(options: &Options) -> Wait {
+        Wait { limit: options.transaction_timeout + WATCHDOG_GRACE, steps: 0, still: Duration::ZERO, last: 0 }
     }
 
-    fn is_stuck(&mut self, now: i32) -> bool {
-        self.polls = if now == self.last { self.polls + 1 } else { 0 };
-        self.last = now;
-        now > 0 && POLL * self.polls >= WATCHDOG
+    fn step(&mut self) -> Duration {
+        self.steps += 1;
+        let step = if self.steps <= SHORT_STEPS { STEPS.0 } else { STEPS.1 };
+        self.still += step;
+        step
     }
-}
 
-/// A topic must exist before the first transaction: the cursor's offset is kept for one of its partitions.
-fn make_sure_of(topic: &str, base: &ClientConfig, consumer: &BaseConsumer, options: &Options) -> Result<(), Doubt> {
-    if exists(topic, consumer)? {
-        return Ok(());
-    }
-    let admin: AdminClient<DefaultClientContext> = base.create().map_err(|error| Doubt::of("admin client", &error))?;
-    let new = NewTopic::new(topic, options.partitions, TopicReplication::Fixed(options.replication_factor));
-    let limits = AdminOptions::new().operation_timeout(Some(ASK)).request_timeout(Some(ASK));
-    let made = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(|error| Doubt::text(format!("no runtime for the admin client: {error}")))?
-        .block_on(admin.create_topics(&[new], &limits))
-        .map_err(|error| Doubt::of("creating a topic", &error))?;
-    for result in made {
-        match result {
-            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-            Err((topic, code)) => return Err(Doubt::code(&format!("creating topic {topic}"), code)),
+    fn is_stuck(&mut self, in_flight: i32) -> bool {
+        if in_flight != self.last {
+            (self.last, self.still) = (in_flight, Duration::ZERO);
         }
+        in_flight > 0 && self.still >= self.limit
     }
-    // Brokers tell each other of a new topic a little later.
-    for _ in 0..40 {
-        if exists(topic, consumer)? {
-            return Ok(());
-        }
-        std::thread::sleep(POLL);
-    }
-    Err(Doubt::code("waiting for a topic", Code::UnknownTopicOrPartition))
 }
 
-fn exists(topic: &str, consumer: &BaseConsumer) -> Result<bool, Doubt> {
-    // Asking for all topics never makes one, as asking for one may.
-    let metadata = consumer.fetch_metadata(None, ASK).map_err(|error| Doubt::of("metadata", &error))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    Ok(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Head, Kind};
+
+    #[test]
+    fn records_without_a_key_have_none_whatever_the_key_is() {
+        let head = Head { kind: Kind::Event, id: [0xab; 16], time_ms: 0 };
+        let entry = |key| Entry { position: Position(0), head, key, body: b"{}" };
+        let mut text = [0; 36];
+        assert_eq!(key_of(Key::PixelId, &entry(b"42"), &mut text), Some(&b"42"[..]));
+        let id = b"abababab-abab-abab-abab-abababababab";
+        assert_eq!(key_of(Key::RecordId, &entry(b"42"), &mut text), Some(&id[..]));
+        assert_eq!(key_of(Key::RecordId, &entry(b""), &mut text), None);
+    }
 }

@@ -1,0 +1,211 @@
+//! One transaction, and what to do if Kafka refuses it for the size or content of a record.
+//!
+//! A refused transaction is tried again in halves until one record is refused alone. It is parked if a smaller record
+//! goes through, or, as long as nothing smaller waits, if it isn't one of many in a row: what refuses every record is
+//! the topic's fault, not the records' (docs/decisions/0006-parking.md).
+
+use std::time::Duration;
+
+use super::ahead::{Ahead, behind};
+use super::cursor::KafkaCursor;
+use super::fault::{Doubt, Fault};
+use super::parked::Parked;
+use super::sink::Session;
+use super::work::{Work, disk};
+use crate::journal::Entry;
+use crate::record::{Kind, Position};
+
+/// Longest a transaction gathers records.
+const TRANSACTION_TIME: Duration = Duration::from_millis(500);
+/// Most bytes of records in a transaction.
+const TRANSACTION_BYTES: u64 = 4 * 1024 * 1024;
+/// Limits above this are none: more records than a transaction can hold.
+const NO_LIMIT: u64 = 1 << 24;
+/// Records that are parked in a row without a delivery, and without a smaller record to compare with.
+const UNPROVEN: u32 = 16;
+/// Parking is said at once, then once in this time with its number.
+const SAY: Duration = Duration::from_secs(60);
+
+/// What refusals have taught.
+#[derive(Debug)]
+pub(super) struct Caution {
+    /// Most records in a transaction.
+    limit: u64,
+    /// Records of a refused transaction that have not gone through since: one of them may be the cause.
+    suspects: u64,
+    /// Parked since the last delivery without proof that the topic takes anything.
+    unproven: u32,
+    /// Parked and not yet said, and when that was done last.
+    unsaid: u64,
+    said: Option<Duration>,
+}
+
+impl Default for Caution {
+    fn default() -> Caution {
+        Caution { limit: NO_LIMIT, suspects: 0, unproven: 0, unsaid: 0, said: None }
+    }
+}
+
+impl Caution {
+    fn went_through(&mut self, sent: u64) {
+        if sent > 0 {
+            self.unproven = 0;
+        }
+        self.suspects = self.suspects.saturating_sub(sent);
+        if self.suspects == 0 && sent > 0 {
+            self.limit = (self.limit * 2).min(NO_LIMIT);
+        }
+    }
+}
+
+/// What a transaction holds so far.
+#[derive(Default)]
+struct Round {
+    /// It passes a record that was parked.
+    passes_parked: bool,
+    sent: u64,
+    bytes: u64,
+    only: Option<Position>,
+    last: Option<KafkaCursor>,
+}
+
+impl Work {
+    /// Publishes what is there, in one transaction. `false` if there was nothing.
+    pub(super) fn step(&mut self, client: &mut dyn Session, ahead: &mut Ahead) -> Result<bool, Doubt> {
+        let mut round = Round::default();
+        let sent = self.fill(client, ahead, &mut round).and_then(|()| client.delivered());
+        match (sent, round.last) {
+            (Ok(()), None) => Ok(false),
+            (Ok(()), Some(cursor)) => {
+                self.commit(client, ahead, cursor)?;
+                self.caution.went_through(round.sent);
+                Ok(true)
+            }
+            (Err(doubt), _) if doubt.fault == Fault::Record => {
+                self.refused(client, ahead, &round, doubt)?;
+                Ok(true)
+            }
+            (Err(doubt), _) => Err(doubt),
+        }
+    }
+
+    /// Sends while reading.
+    fn fill(&mut self, client: &mut dyn Session, ahead: &mut Ahead, round: &mut Round) -> Result<(), Doubt> {
+        let begun = self.clock.monotonic();
+        let (mut index, from) = (0, ahead.at());
+        while round.bytes < TRANSACTION_BYTES && self.clock.monotonic().saturating_sub(begun) < TRANSACTION_TIME {
+            let batch = match ahead.batch(index, &self.journal) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return Ok(()),
+                // What lies before an unreadable place leaves first.
+                Err(_) if round.last.is_some() => return Ok(()),
+                Err(doubt) => return Err(doubt),
+            };
+            index += 1;
+            for entry in batch.entries().filter(|entry| entry.position >= from) {
+                let is_parked = self.parked.contains(&entry.position);
+                round.passes_parked |= is_parked;
+                if entry.head.kind == Kind::Event && !is_parked {
+                    // The cursor passes a parked record before anything else can go wrong.
+                    if round.sent == self.caution.limit || round.passes_parked {
+                        return Ok(());
+                    }
+                    round.sent += 1;
+                    round.bytes += entry.body.len() as u64;
+                    round.only = Some(entry.position);
+                    client.send(&entry)?;
+                }
+                round.last = Some(behind(&entry, batch.incarnation));
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(
+        &mut self,
+        client: &mut dyn Session,
+        ahead: &mut Ahead,
+        round: &Round,
+        doubt: Doubt,
+    ) -> Result<(), Doubt> {
+        if let Some(kind) = doubt.kind {
+            self.stats.count(kind);
+        }
+        client.abort()?;
+        match (round.sent, round.only) {
+            (1, Some(position)) => self.refused_alone(client, ahead, position, doubt),
+            (sent, _) if sent > 1 => {
+                (self.caution.limit, self.caution.suspects) = (sent / 2, sent);
+                Ok(())
+            }
+            // Nothing was sent: it is not a record that is refused.
+            _ => Err(doubt.into_fault(Fault::Quota)),
+        }
+    }
+
+    fn refused_alone(
+        &mut self,
+        client: &mut dyn Session,
+        ahead: &mut Ahead,
+        position: Position,
+        doubt: Doubt,
+    ) -> Result<(), Doubt> {
+        (self.caution.limit, self.caution.suspects) = (1, 0);
+        self.look_ahead(ahead)?;
+        let Some(refused) = ahead.find(position) else { return Err(doubt.into_fault(Fault::Quota)) };
+        let proven = match ahead.smaller_than(&refused) {
+            Some(witness) => {
+                self.goes_through(client, &witness)?;
+                true
+            }
+            None => false,
+        };
+        if !proven && self.caution.unproven >= UNPROVEN {
+            return Err(Doubt::text(Fault::Quota, format!("every record is refused: {doubt}")));
+        }
+        self.caution.unproven = if proven { 0 } else { self.caution.unproven + 1 };
+        let parked = Parked::new(&refused, doubt.to_string(), self.clock.now());
+        let bytes = parked.write(self.journal.data_dir()).map_err(|error| disk(&error))?;
+        self.journal.park(position, bytes);
+        self.parked.insert(position);
+        self.say_parked(&parked);
+        Ok(())
+    }
+
+    /// Reads on as far as a transaction could reach, for something to compare with.
+    fn look_ahead(&mut self, ahead: &mut Ahead) -> Result<(), Doubt> {
+        let (mut index, mut bytes) = (0, 0);
+        while bytes < TRANSACTION_BYTES {
+            let Some(batch) = ahead.batch(index, &self.journal)? else { break };
+            bytes += batch.entries().map(|entry| entry.body.len() as u64).sum::<u64>();
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Offers a record and takes it back. An error if Kafka refuses this one, too.
+    fn goes_through(&mut self, client: &mut dyn Session, witness: &Entry<'_>) -> Result<(), Doubt> {
+        let offered = client.send(witness).and_then(|()| client.delivered());
+        match offered {
+            Ok(()) => client.abort(),
+            Err(doubt) if doubt.fault == Fault::Record => {
+                Err(Doubt::text(Fault::Quota, format!("records are refused, also small ones: {doubt}")))
+            }
+            Err(doubt) => Err(doubt),
+        }
+    }
+
+    fn say_parked(&mut self, parked: &Parked) {
+        let now = self.clock.monotonic();
+        self.caution.unsaid += 1;
+        if self.caution.said.is_none_or(|said| now.saturating_sub(said) >= SAY) {
+            let (position, records, bytes) = (parked.position, self.caution.unsaid, parked.body.len());
+            tracing::error!(
+                %position, bytes, reason = parked.reason, records,
+                "publishing: Kafka refuses records alone for their size or content; they are parked \
+                 (`pixelgate parked list`), the rest goes on"
+            );
+            (self.caution.said, self.caution.unsaid) = (Some(now), 0);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Topics that are there, or are made when missing and permitted.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, ClientContext, DefaultClientContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::Options;
+use super::fault::{Doubt, Fault};
+
+/// How long calls that only ask may take.
+pub(super) const ASK: Duration = Duration::from_secs(10);
+/// Looks at a new topic, and the pause between two: brokers tell each other of it a little later.
+const LOOKS: (u32, Duration) = (40, Duration::from_millis(50));
+
+/// A topic must exist before the first transaction: the cursor's offset is kept for one of its partitions.
+pub(super) fn make_sure_of<C: ClientContext>(
+    topic: &str,
+    base: &ClientConfig,
+    client: &Client<C>,
+    options: &Options,
+) -> Result<(), Doubt> {
+    if exists(topic, client)? {
+        return Ok(());
+    }
+    let admin: AdminClient<DefaultClientContext> = base.create().map_err(|error| Doubt::of("admin client", &error))?;
+    let new = NewTopic::new(topic, options.partitions, TopicReplication::Fixed(options.replication_factor));
+    let limits = AdminOptions::new().operation_timeout(Some(ASK)).request_timeout(Some(ASK));
+    let made = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| Doubt::text(Fault::Doubt, format!("no runtime for the admin client: {error}")))?
+        .block_on(admin.create_topics(&[new], &limits))
+        .map_err(|error| Doubt::of("creating a topic", &error))?;
+    for result in made {
+        match result {
+            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                let doubt = Doubt::code(&format!("creating topic {topic}"), code);
+                // Whatever keeps it from being made, what holds us up is that it isn't there.
+                let is_access = matches!(doubt.fault, Fault::Authorization | Fault::Authentication);
+                return Err(if is_access { doubt } else { doubt.into_fault(Fault::UnknownTopic) });
+            }
+        }
+    }
+    for _ in 0..LOOKS.0 {
+        if exists(topic, client)? {
+            return Ok(());
+        }
+        std::thread::sleep(LOOKS.1);
+    }
+    Err(Doubt::code("waiting for a topic", Code::UnknownTopicOrPartition))
+}
+
+fn exists<C: ClientContext>(topic: &str, client: &Client<C>) -> Result<bool, Doubt> {
+    // Asking for all topics never makes one, as asking for one may.
+    let metadata = client.fetch_metadata(None, ASK).map_err(|error| Doubt::of("metadata", &error))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    Ok(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
+}
