@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context;
+use futures_util::future::join_all;
 
 use crate::config::Config;
 use crate::http::collect::{self, Bounds};
@@ -22,6 +23,7 @@ use crate::ingest::Ingest;
 use crate::journal::{Health, Journal, OpenError};
 use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
+use crate::preflight::{self, Asked, Finding};
 use crate::publish::{self, Publisher};
 use crate::registry::{self, Registry};
 use crate::rejects::Allowance;
@@ -67,8 +69,11 @@ pub struct Running {
     pub public: SocketAddr,
     /// The operators' listener's address.
     pub ops: SocketAddr,
+    /// The address of management's own listener, if it has one.
+    pub management: Option<SocketAddr>,
     public_server: ServerHandle,
     ops_server: ServerHandle,
+    management_server: Option<ServerHandle>,
     journal: Journal,
     registry: Arc<Registry>,
     publisher: Option<Arc<Publisher>>,
@@ -81,18 +86,52 @@ fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}"))
 }
 
+/// Refuses what `check` calls a problem.
+fn heed(finding: Option<Finding>) -> anyhow::Result<()> {
+    match finding {
+        Some(Finding::Problem(text)) => return Err(Refusal(anyhow::anyhow!(text)).into()),
+        Some(Finding::Warning(text)) => tracing::warn!("{text}"),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Management's own listener.
+fn serve_management(config: &Config, listener: TcpListener, pixels: &Arc<management::State>) -> anyhow::Result<Server> {
+    let pixels = pixels.clone();
+    let http = HttpServer::new(move || {
+        App::new()
+            .configure(|services| management::configure(services, pixels.clone()))
+            .default_service(web::to(|| async { HttpResponse::NotFound().finish() }))
+    })
+    .workers(1)
+    .max_connections(config.server.max_connections)
+    .shutdown_timeout(config.server.shutdown_timeout.as_secs().max(1))
+    .disable_signals()
+    .listen(listener)
+    .context("management.listen")?;
+    Ok(http.run())
+}
+
 impl Running {
     /// Starts everything; returns when requests are served. Must run inside an actix system.
     pub fn start(config: Config) -> anyhow::Result<Running> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        heed(preflight::file_system(&config))?;
+        heed(preflight::management(&config))?;
+        let asked = (!config.kafka.brokers.is_empty()).then(|| Asked::start(&config)).transpose()?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
         let public = bind("server.listen", config.server.listen)?;
         let ops = bind("ops.listen", config.ops_listen)?;
+        let management = config.own_management().map(|listen| bind("management.listen", listen)).transpose()?;
         let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
+        let management_address = management.as_ref().map(TcpListener::local_addr).transpose()?;
         let metrics = Arc::new(Metrics::new(clock.now()));
         let journal =
             Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(Refusal::of_registry)?;
+        let answer = asked.and_then(Asked::wait);
+        heed(answer.and_then(|answer| preflight::kafka(&config, &answer)))?;
         let mut publisher = None;
         if !config.kafka.brokers.is_empty() {
             let started = Publisher::start(config.kafka.clone(), &node.node_id, journal.clone(), clock.clone());
@@ -100,18 +139,24 @@ impl Running {
         }
         let (life, pulse) = (Arc::new(Life::default()), Pulse::new(config.server.workers));
         let parts = Parts { journal, registry, metrics, clock, life, pulse };
-        let public_server = parts.serve_public(&config, public, &node)?;
+        let pixels = parts.management(&config);
+        let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
+        let public_server = parts.serve_public(&config, public, &node, pixels)?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
         let ops_server = parts.serve_ops(ops, publishing)?;
         let Parts { journal, registry, life, .. } = parts;
-        let handles = (public_server.handle(), ops_server.handle());
-        actix_web::rt::spawn(public_server);
-        actix_web::rt::spawn(ops_server);
+        let run = |server: Server| {
+            let handle = server.handle();
+            actix_web::rt::spawn(server);
+            handle
+        };
         Ok(Running {
             public: public_address,
             ops: ops_address,
-            public_server: handles.0,
-            ops_server: handles.1,
+            management: management_address,
+            public_server: run(public_server),
+            ops_server: run(ops_server),
+            management_server: management_server.map(run),
             journal,
             registry,
             publisher,
@@ -124,7 +169,11 @@ impl Running {
     /// From now on `/readyz` says so.
     pub fn ready(&self) {
         self.life.enter(Phase::Serving);
-        tracing::info!(node_id = self.node.node_id, public = %self.public, ops = %self.ops, "serving");
+        let (node_id, public, ops) = (&self.node.node_id, self.public, self.ops);
+        match self.management {
+            Some(management) => tracing::info!(node_id, %public, %ops, %management, "serving"),
+            None => tracing::info!(node_id, %public, %ops, "serving"),
+        }
     }
 
     /// Waits for the journal to fail, by its device or by a fault of this program. Returns only then.
@@ -141,10 +190,11 @@ impl Running {
         self.life.enter(Phase::Stopping);
         let server = &self.config.server;
         actix_web::rt::time::sleep(server.shutdown_delay).await;
-        let in_flight = actix_web::rt::time::timeout(server.shutdown_timeout, self.public_server.stop(true)).await;
-        if in_flight.is_err() {
+        let listeners: Vec<&ServerHandle> = [&self.public_server].into_iter().chain(&self.management_server).collect();
+        let graceful = join_all(listeners.iter().map(|listener| listener.stop(true)));
+        if actix_web::rt::time::timeout(server.shutdown_timeout, graceful).await.is_err() {
             tracing::warn!("server.shutdown_timeout is over: requests in flight are dropped");
-            self.public_server.stop(false).await;
+            join_all(listeners.iter().map(|listener| listener.stop(false))).await;
         }
         // One deadline for what is left: the last commit, then what the publisher can still deliver.
         let deadline = SystemClock.monotonic() + server.shutdown_timeout;
@@ -176,21 +226,33 @@ struct Parts {
 }
 
 impl Parts {
-    fn serve_public(&self, config: &Config, listener: TcpListener, node: &Node) -> anyhow::Result<Server> {
+    fn management(&self, config: &Config) -> Arc<management::State> {
+        let server = &config.server;
+        let (value, currency) = config.snippet.clone();
+        let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
+        Arc::new(management::State {
+            max_body_bytes: server.max_body_bytes,
+            body_timeout: server.body_timeout,
+            metrics: self.metrics.clone(),
+            ..management::State::new(self.registry.clone(), snippet, self.clock.clone())
+        })
+    }
+
+    /// Events, and management unless it has its own listener.
+    fn serve_public(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        node: &Node,
+        pixels: Arc<management::State>,
+    ) -> anyhow::Result<Server> {
         let server = config.server.clone();
         let bounds = Bounds {
             max_body_bytes: server.max_body_bytes,
             max_uri_bytes: server.max_uri_bytes,
             body_timeout: server.body_timeout,
         };
-        let (value, currency) = config.snippet.clone();
-        let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
-        let state = Arc::new(management::State {
-            max_body_bytes: server.max_body_bytes,
-            body_timeout: server.body_timeout,
-            metrics: self.metrics.clone(),
-            ..management::State::new(self.registry.clone(), snippet, self.clock.clone())
-        });
+        let has_own = config.own_management().is_some();
         let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
         let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
         let (journal, registry) = (self.journal.clone(), self.registry.clone());
@@ -202,10 +264,11 @@ impl Parts {
             let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
             let ingest = Ingest::new(options, node_id.clone(), registry, appender, clock, rejects.clone());
             let worker = Rc::new(collect::Worker { ingest, bounds, metrics: metrics.worker() });
-            let state = state.clone();
-            App::new()
-                .configure(|services| collect::configure(services, worker))
-                .configure(|services| management::configure(services, state))
+            let app = App::new().configure(|services| collect::configure(services, worker));
+            match has_own {
+                true => app,
+                false => app.configure(|services| management::configure(services, pixels.clone())),
+            }
         })
         .workers(server.workers)
         .max_connections((server.max_connections / server.workers).max(1))

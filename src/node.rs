@@ -6,6 +6,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A data directory that is ours while this value lives.
 #[derive(Debug)]
@@ -54,6 +55,9 @@ pub enum ClaimError {
     },
 }
 
+/// A lock that is taken is tried for again a few times: `check` holds it for a moment to see whether it is taken.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 /// The file of the directory's name.
 const NAME: &str = "node_id";
 /// Longest node id: it is part of every record and of Kafka's transactional id.
@@ -70,7 +74,17 @@ impl Node {
     pub fn claim(data_dir: &Path, configured: Option<&str>) -> Result<Node, ClaimError> {
         let failed = |source| ClaimError::Io { path: data_dir.to_path_buf(), source };
         std::fs::create_dir_all(data_dir).map_err(failed)?;
-        let lock = lock(data_dir)?.map_err(|holder| ClaimError::InUse { path: data_dir.to_path_buf(), holder })?;
+        let mut tries = 0;
+        let lock = loop {
+            match lock(data_dir)? {
+                Ok(lock) => break lock,
+                Err(holder) if tries == TRIES => {
+                    return Err(ClaimError::InUse { path: data_dir.to_path_buf(), holder });
+                }
+                Err(_) => tries += 1,
+            }
+            std::thread::sleep(PAUSE);
+        };
         // Only for the message of a second process; a disk that can't be written must not stop the start.
         let _ = std::fs::write(data_dir.join("lock"), format!("process {}\n", std::process::id()));
         let stored = stored_name(data_dir)?;

@@ -1,5 +1,6 @@
 //! The commands. Results on stdout, logs on stderr; 0 done, 1 failed while running, 2 bad config, usage or directory.
 
+pub mod check;
 pub mod journal;
 pub mod serve;
 pub mod token;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app::Refusal;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Problem};
 use crate::registry::tokens::Grant;
 use crate::time::{Clock, SystemClock};
 
@@ -30,7 +31,7 @@ struct Cli {
 enum Command {
     /// Run the gateway (the default).
     Serve,
-    /// Print every problem of the config.
+    /// Print every problem of the config, and try the disk and Kafka.
     Check,
     /// Print the config that holds, as TOML, secrets redacted.
     Config,
@@ -71,18 +72,16 @@ struct NewToken {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match config::load(cli.config.as_deref(), std::env::vars_os()) {
-        Ok(config) => run(cli.command.unwrap_or(Command::Serve), config),
-        Err(problems) => {
-            // `check` has its problems as its result; for the others they are an error.
-            let to_stdout = matches!(cli.command, Some(Command::Check));
-            for problem in problems {
-                let mut out: Box<dyn Write> = if to_stdout { Box::new(io::stdout()) } else { Box::new(io::stderr()) };
-                let _ = writeln!(out, "{problem}");
-            }
-            return ExitCode::from(2);
+    let (config, problems) = config::load(cli.config.as_deref(), std::env::vars_os());
+    let command = cli.command.unwrap_or(Command::Serve);
+    // They are the result of `check`; for the others they are an error.
+    if !problems.is_empty() && !matches!(command, Command::Check) {
+        for problem in problems {
+            let _ = writeln!(io::stderr(), "{problem}");
         }
-    };
+        return ExitCode::from(2);
+    }
+    let result = run(command, config, &problems);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error)
@@ -97,14 +96,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, config: Config) -> anyhow::Result<()> {
+fn run(command: Command, config: Config, problems: &[Problem]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match command {
         Command::Serve => {
             drop(out);
             serve::run(config)
         }
-        Command::Check => Ok(()),
+        Command::Check => check::run(&config, problems, &mut out),
         Command::Config => Ok(out.write_all(config.to_toml().as_bytes())?),
         Command::Journal(command) => journal::run(&command, &config, &mut out),
         Command::Token(Token::Create(new)) => {

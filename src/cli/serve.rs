@@ -19,7 +19,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
         let (data_dir, public_url) = (config.data_dir.clone(), config.server.public_url.clone());
         let running = Running::start(config)?;
-        greet(&data_dir, &public_url)?;
+        let pixels_url = running.management.map_or_else(|| public_url.clone(), |address| format!("http://{address}"));
+        greet(&data_dir, &public_url, &pixels_url)?;
         running.ready();
         let failed = tokio::select! {
             _ = terminate.recv() => false,
@@ -42,7 +43,7 @@ fn log_to_stderr(config: &Config) {
 }
 
 /// What to paste next. The token itself is never printed: the lines read its file.
-fn greet(data_dir: &Path, url: &str) -> anyhow::Result<()> {
+fn greet(data_dir: &Path, url: &str, pixels_url: &str) -> anyhow::Result<()> {
     let token = data_dir.join(FIRST_TOKEN_FILE);
     if !token.exists() {
         return Ok(());
@@ -52,7 +53,7 @@ fn greet(data_dir: &Path, url: &str) -> anyhow::Result<()> {
     writeln!(
         out,
         "pixelgate listens on {url}. Create a pixel, fire it, see it:\n\n\
-         ID=$(curl -s {url}/offsitepixels -H \"Authorization: OAuth $(cat '{token}')\" \
+         ID=$(curl -s {pixels_url}/offsitepixels -H \"Authorization: OAuth $(cat '{token}')\" \
          -d 'fb_ad_account_id=9&name=Shoes purchase&tag=CHECKOUT' | tr -cd 0-9)\n\
          curl -i \"{url}/offsite_event.php?id=$ID&value=0.01&currency=GBP\" -o /dev/null -D -\n\
          pixelgate journal tail    # or: cargo run --release -- journal tail\n"

@@ -53,6 +53,12 @@ pub(super) const KEYS: &[Key] = &[
         "pixelgate-data",
         "Holds everything that must survive: a local disk of its own, one per node, never shared.",
     ),
+    key(
+        "data_dir_unsafe",
+        Truth,
+        "false",
+        "true: data_dir may be on tmpfs, NFS, SMB or an unknown FUSE file system, where a 2xx may be forgotten.",
+    ),
     unset(
         "node_id",
         Text(rules::NODE_ID),
@@ -88,6 +94,13 @@ pub(super) const KEYS: &[Key] = &[
         "Then: stop listening, answer what is in flight, last commit, flush; what takes longer is dropped.",
     ),
     key("ops.listen", Address, "127.0.0.1:8081", "Operators' listener: /livez, /readyz, /metrics."),
+    unset(
+        "management.listen",
+        Address,
+        "the public listener",
+        "A listener of its own for /offsitepixels, which the public one then doesn't have. Set to server.listen's \
+         address it says that management is public on purpose.",
+    ),
     key(
         "journal.acknowledge",
         Choice(&["synced", "written"]),

@@ -31,12 +31,16 @@ use crate::{journal, publish, registry};
 pub struct Config {
     /// `data_dir`.
     pub data_dir: PathBuf,
+    /// `data_dir_unsafe`.
+    pub data_dir_unsafe: bool,
     /// `node_id`.
     pub node_id: Option<String>,
     /// `server.*` and `limits.max_body_bytes`.
     pub server: Server,
     /// `ops.listen`.
     pub ops_listen: SocketAddr,
+    /// `management.listen`.
+    pub management_listen: Option<SocketAddr>,
     /// `journal.*`.
     pub journal: journal::Options,
     /// `kafka.*`.
@@ -77,11 +81,12 @@ pub struct Server {
     pub shutdown_timeout: Duration,
 }
 
-/// Reads a file (if any), the environment, and builds the whole.
+/// Reads a file (if any), the environment, and builds the whole. A key with a problem has its default: only for
+/// finding more problems.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Config, Vec<Problem>> {
+) -> (Config, Vec<Problem>) {
     let mut source = Source::default();
     if let Some(file) = file {
         match std::fs::read_to_string(file) {
@@ -92,7 +97,8 @@ pub fn load(
         }
     }
     source.environment(environment);
-    Ok(Config::build(Words::read(source)?))
+    let (words, problems) = Words::read(source);
+    (Config::build(words), problems)
 }
 
 impl Config {
@@ -101,14 +107,21 @@ impl Config {
         reference::effective(&self.words)
     }
 
+    /// The address of management if it has its own listener. Set to the public one's, it has not.
+    pub fn own_management(&self) -> Option<SocketAddr> {
+        self.management_listen.filter(|listen| *listen != self.server.listen)
+    }
+
     fn build(words: Words) -> Config {
         let from = &words;
         let data_dir = PathBuf::from(from.text("data_dir"));
         let kafka = kafka(from);
         Config {
+            data_dir_unsafe: from.truth("data_dir_unsafe"),
             node_id: from.optional_text("node_id").map(str::to_owned),
             server: server(from),
             ops_listen: from.address("ops.listen"),
+            management_listen: from.optional_address("management.listen"),
             journal: journal(from, &data_dir),
             ingest: ingest(from, kafka.rejected_topic.is_some()),
             kafka,

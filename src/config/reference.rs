@@ -18,7 +18,7 @@ const WIDTH: usize = 118;
 
 /// The commented reference.
 pub fn reference() -> String {
-    let defaults = Words::read(Source::default()).expect("defaults are allowed");
+    let defaults = Words::read(Source::default()).0;
     let mut text = HEAD.to_owned();
     write(&mut text, |key, text| {
         text.push('\n');
@@ -130,7 +130,9 @@ mod tests {
     fn words(text: &str) -> Words {
         let mut source = Source::default();
         source.toml(text);
-        Words::read(source).unwrap()
+        let (words, problems) = Words::read(source);
+        assert!(problems.is_empty(), "{problems:?}");
+        words
     }
 
     #[test]

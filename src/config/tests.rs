@@ -8,10 +8,8 @@ fn from(toml: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>>
     let mut source = Source::default();
     source.toml(toml);
     source.environment(environment.iter().map(|(name, value)| (name.into(), value.into())));
-    match Words::read(source) {
-        Ok(words) => Ok(Config::build(words)),
-        Err(problems) => Err(problems.iter().map(Problem::to_string).collect()),
-    }
+    let (words, problems) = Words::read(source);
+    if problems.is_empty() { Ok(Config::build(words)) } else { Err(problems.iter().map(Problem::to_string).collect()) }
 }
 
 #[test]
@@ -160,12 +158,25 @@ fn a_section_must_be_a_table() {
     assert!(problems.len() == 1 && problems[0].starts_with("server: "), "{problems:?}");
 }
 
+#[test]
+fn listeners_have_ports_of_their_own() {
+    let problems = from("[ops]\nlisten = '0.0.0.0:8080'\n[management]\nlisten = '127.0.0.1:8080'\n", &[]).unwrap_err();
+    assert_eq!(problems.len(), 2, "ops with the public listener, management with ops: {problems:?}");
+    assert!(problems.iter().all(|problem| problem.contains("collides with")), "{problems:?}");
+    let meant = from("[management]\nlisten = '127.0.0.1:8080'\n", &[]).unwrap();
+    assert_eq!(meant.own_management(), None, "on the public listener, on purpose");
+    let own = from("[server]\nlisten = '127.0.0.1:0'\n[ops]\nlisten = '127.0.0.1:0'\n", &[]).unwrap();
+    assert_eq!(own.own_management(), None);
+    let own = from("[management]\nlisten = '127.0.0.1:8082'\n", &[]).unwrap();
+    assert_eq!(own.own_management().map(|address| address.port()), Some(8082));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_value_that_is_no_text_is_a_problem() {
     use std::os::unix::ffi::OsStringExt;
     let mut source = Source::default();
     source.environment([("PIXELGATE_DATA_DIR".into(), OsString::from_vec(vec![0xff]))]);
-    let problems = Words::read(source).unwrap_err();
+    let (_, problems) = Words::read(source);
     assert!(problems[0].to_string().starts_with("PIXELGATE_DATA_DIR: "), "{problems:?}");
 }

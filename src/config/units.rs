@@ -37,7 +37,7 @@ pub(super) fn span(text: &str) -> Option<Duration> {
 }
 
 /// The shortest way to write bytes exactly.
-pub(super) fn write_bytes(bytes: u64) -> String {
+pub fn write_bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor)) {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),

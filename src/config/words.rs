@@ -40,8 +40,8 @@ impl Key {
 }
 
 impl Words {
-    /// Reads every key; all problems at once.
-    pub(super) fn read(mut source: Source) -> Result<Words, Vec<Problem>> {
+    /// Reads every key; all problems at once. A key with a problem has its default.
+    pub(super) fn read(mut source: Source) -> (Words, Vec<Problem>) {
         let mut words = BTreeMap::new();
         for key in KEYS {
             let optional = matches!(key.default, Default::Unset(_)) && !matches!(key.kind, Kind::List(_));
@@ -52,8 +52,8 @@ impl Words {
         }
         let mut words = Words(words);
         words.derive();
-        let problems = source.finish();
-        if problems.is_empty() { Ok(words) } else { Err(problems) }
+        words.cross_check(&mut source.problems);
+        (words, source.finish())
     }
 
     /// Defaults that follow from the machine or from other keys.
@@ -62,6 +62,23 @@ impl Words {
         self.fill("server.workers", Word::Number(cores));
         let url = format!("http://{}", self.address("server.listen"));
         self.fill("server.public_url", Word::Text(url));
+    }
+
+    /// Keys that can't go together.
+    fn cross_check(&self, problems: &mut Vec<Problem>) {
+        const LISTENERS: [&str; 3] = ["server.listen", "ops.listen", "management.listen"];
+        for (index, path) in LISTENERS.iter().enumerate().skip(1) {
+            let Some(address) = self.optional_address(path) else { continue };
+            for other_path in &LISTENERS[..index] {
+                // Management on exactly the public address is how an operator says that it is meant to be public.
+                let is_meant = *path == "management.listen" && *other_path == "server.listen";
+                let other = self.address(other_path);
+                if collide(address, other) && !(is_meant && address == other) {
+                    let text = format!("{address} collides with {other_path} = {other}; allowed is a port of its own");
+                    problems.push(Problem::new(path, text));
+                }
+            }
+        }
     }
 
     fn fill(&mut self, path: &'static str, word: Word) {
@@ -170,6 +187,12 @@ impl Words {
             other => mismatch(path, other),
         }
     }
+}
+
+/// Whether two listeners can't both be there. Port 0 is a free one each time.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_ip
 }
 
 /// A row and its reader don't agree: every test that loads a config sees it.

@@ -10,6 +10,7 @@
 //! `sink` is the seam to Kafka, `kafka` the client library behind it, `fault` the one table of its error codes.
 
 mod ahead;
+pub mod ask;
 pub mod cursor;
 mod fault;
 mod kafka;

@@ -11,6 +11,7 @@ mod load;
 mod random;
 
 mod cli;
+mod config;
 mod crash;
 mod metrics;
 mod ops;

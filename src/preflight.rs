@@ -1,0 +1,141 @@
+//! What both `check` and `serve` find wrong with a config that is well written: `serve` refuses what `check` calls a
+//! problem. Only a disk without room is told by `check` alone, since a gateway must start on one.
+
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::units::write_bytes;
+use crate::filesystem::{self, Verdict};
+use crate::journal::frame::MAX_RECORD_BYTES;
+use crate::publish::ask::{self, Answer};
+use crate::time::{Clock, SystemClock};
+
+/// How long a start waits for Kafka's answer: a gateway must not need Kafka, nor keep websites waiting for it.
+const START_WAITS: Duration = Duration::from_secs(1);
+
+/// One line of `check`: `key: what is wrong, what is allowed`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// Refused.
+    Problem(String),
+    /// Told.
+    Warning(String),
+}
+
+/// Whether the data directory's file system keeps what it says.
+pub fn file_system(config: &Config) -> Option<Finding> {
+    let path = config.data_dir.display();
+    let allowed = "allowed is a local disk, or data_dir_unsafe = true";
+    Some(match filesystem::inspect(&config.data_dir) {
+        Ok(Verdict::Good) => return None,
+        Ok(Verdict::Refused(why)) if !config.data_dir_unsafe => {
+            Finding::Problem(format!("data_dir: {path}: {why}; {allowed}"))
+        }
+        Ok(Verdict::Refused(why) | Verdict::Doubtful(why)) => Finding::Warning(format!("data_dir: {path}: {why}")),
+        Err(error) => Finding::Warning(format!("data_dir: {path}: its file system can't be asked: {error}")),
+    })
+}
+
+/// Whether management is open to the world without anybody having said so.
+pub fn management(config: &Config) -> Option<Finding> {
+    let listen = config.server.listen;
+    let is_asked_for = config.management_listen.is_some() || listen.ip().to_canonical().is_loopback();
+    (!is_asked_for).then(|| {
+        Finding::Warning(format!(
+            "management.listen: /offsitepixels is served on {listen} beside events; give it an address of its own, or \
+             {listen} to say that this is meant"
+        ))
+    })
+}
+
+/// What Kafka's answer means for this config.
+pub fn kafka(config: &Config, answer: &Answer) -> Option<Finding> {
+    let body = config.server.max_body_bytes as u64;
+    match answer {
+        Answer::Unusable(why) => Some(Finding::Problem(format!(
+            "kafka.client: no client can be made of it: {why}; allowed is what librdkafka takes"
+        ))),
+        Answer::Unanswered(why) => {
+            let brokers = config.kafka.brokers.join(", ");
+            Some(Finding::Warning(format!("kafka.brokers: {brokers}: no answer, so nothing is checked there: {why}")))
+        }
+        Answer::LongestMessage { bytes, of } if *bytes < body => Some(Finding::Problem(format!(
+            "limits.max_body_bytes: {} is more than the {} that {of} takes in a message; allowed is at most that",
+            write_bytes(body),
+            write_bytes(*bytes)
+        ))),
+        Answer::LongestMessage { bytes, of } if *bytes < MAX_RECORD_BYTES as u64 => Some(Finding::Warning(format!(
+            "kafka.events_topic: {of} takes messages of {}, and a record may have {}",
+            write_bytes(*bytes),
+            write_bytes(MAX_RECORD_BYTES as u64)
+        ))),
+        Answer::LongestMessage { .. } => None,
+    }
+}
+
+/// A question to Kafka that is under way while everything else starts.
+pub struct Asked {
+    answer: Receiver<Answer>,
+    until: Duration,
+}
+
+impl Asked {
+    /// Asks on a thread of its own, which ends by itself.
+    pub fn start(config: &Config) -> std::io::Result<Asked> {
+        let (sender, answer) = mpsc::channel();
+        let options = config.kafka.clone();
+        std::thread::Builder::new().name("preflight".into()).spawn(move || {
+            // Nobody waits any more if the answer is late.
+            let _ = sender.send(ask::longest_message(&options, START_WAITS));
+        })?;
+        Ok(Asked { answer, until: SystemClock.monotonic() + START_WAITS })
+    }
+
+    /// The answer, if it comes in time. A late one is none: the publisher will tell what it meets.
+    pub fn wait(self) -> Option<Answer> {
+        let left = self.until.saturating_sub(SystemClock.monotonic());
+        self.answer.recv_timeout(left).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn config(variables: &[(&str, &str)]) -> Config {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        let (config, problems) = config::load(None, variables);
+        assert!(problems.is_empty(), "{problems:?}");
+        config
+    }
+
+    fn is_problem(finding: Option<Finding>) -> Option<bool> {
+        finding.map(|finding| matches!(finding, Finding::Problem(_)))
+    }
+
+    #[test]
+    fn bodies_longer_than_kafka_s_messages_are_a_problem() {
+        let config = config(&[("PIXELGATE_KAFKA__BROKERS", "a:1"), ("PIXELGATE_LIMITS__MAX_BODY_BYTES", "64KiB")]);
+        let longest = |bytes| Answer::LongestMessage { bytes, of: "topic t".into() };
+        for (bytes, expected) in [(65_535, Some(true)), (65_536, Some(false)), (1_048_588, None)] {
+            assert_eq!(is_problem(kafka(&config, &longest(bytes))), expected, "{bytes}");
+        }
+        assert_eq!(is_problem(kafka(&config, &Answer::Unusable("x".into()))), Some(true));
+        assert_eq!(is_problem(kafka(&config, &Answer::Unanswered("x".into()))), Some(false));
+    }
+
+    #[test]
+    fn management_open_to_the_world_is_told_unless_it_is_meant() {
+        for (variables, is_told) in [
+            (&[("PIXELGATE_SERVER__LISTEN", "127.0.0.1:1")][..], false),
+            (&[("PIXELGATE_SERVER__LISTEN", "[::1]:1")], false),
+            (&[("PIXELGATE_SERVER__LISTEN", "0.0.0.0:1")], true),
+            (&[("PIXELGATE_SERVER__LISTEN", "0.0.0.0:1"), ("PIXELGATE_MANAGEMENT__LISTEN", "0.0.0.0:1")], false),
+            (&[("PIXELGATE_SERVER__LISTEN", "0.0.0.0:1"), ("PIXELGATE_MANAGEMENT__LISTEN", "127.0.0.1:2")], false),
+        ] {
+            assert_eq!(management(&config(variables)).is_some(), is_told, "{variables:?}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What `check` and `config` say of a config and of the machine, and that `serve` agrees.
+
+use std::fs;
+use std::process::Output;
+
+use super::client::Client;
+use super::gateway::{Site, binary, free_address, output};
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn run(site: &Site, command: &str, variables: &[(&str, &str)]) -> Output {
+    let mut program = binary();
+    program.arg(command).arg("--config").arg(site.config()).envs(variables.iter().copied());
+    output(program)
+}
+
+#[test]
+fn memory_is_refused_as_a_data_directory_unless_it_is_meant() {
+    let site = Site::new("");
+    // Every Linux has it, containers too.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = memory.path().to_str().unwrap();
+    let refused = run(&site, "check", &[("PIXELGATE_DATA_DIR", directory)]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stdout(&refused));
+    let said = stdout(&refused);
+    assert!(said.starts_with("data_dir: ") && said.contains("tmpfs") && said.contains("data_dir_unsafe"), "{said}");
+    let serve = run(&site, "serve", &[("PIXELGATE_DATA_DIR", directory)]);
+    assert_eq!(serve.status.code(), Some(2), "{}", stderr(&serve));
+    let meant = run(&site, "check", &[("PIXELGATE_DATA_DIR", directory), ("PIXELGATE_DATA_DIR_UNSAFE", "true")]);
+    assert_eq!(meant.status.code(), Some(0), "{}", stdout(&meant));
+    assert!(stdout(&meant).starts_with("warning: data_dir: "), "{}", stdout(&meant));
+    assert_eq!(fs::read_dir(memory.path()).unwrap().count(), 0, "a check leaves nothing behind");
+}
+
+#[test]
+fn a_check_leaves_no_directory_behind() {
+    let site = Site::new("");
+    let below = site.data().join("not/there/yet");
+    let checked = run(&site, "check", &[("PIXELGATE_DATA_DIR", below.to_str().unwrap())]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stdout(&checked));
+    assert!(!site.data().exists());
+}
+
+#[test]
+fn a_directory_that_can_t_be_is_a_problem_beside_those_of_the_config() {
+    let site = Site::new("");
+    let file = site.config().join("below a file");
+    let variables = [("PIXELGATE_DATA_DIR", file.to_str().unwrap()), ("PIXELGATE_LOG__LEVEL", "loud")];
+    let checked = run(&site, "check", &variables);
+    assert_eq!(checked.status.code(), Some(2));
+    let said = stdout(&checked);
+    assert!(said.lines().any(|line| line.starts_with("data_dir: ") && line.contains("allowed")), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("log.level: ")), "{said}");
+}
+
+#[test]
+fn a_running_gateway_may_be_checked() {
+    let site = Site::new("");
+    let gateway = site.start();
+    let checked = run(&site, "check", &[]);
+    assert_eq!(checked.status.code(), Some(0), "{}", stdout(&checked));
+    assert!(stderr(&checked).contains(&gateway.id().to_string()), "a note names the holder: {}", stderr(&checked));
+    let other = run(&site, "check", &[("PIXELGATE_NODE_ID", "somebody-else")]);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stdout(&other).starts_with("node_id: "), "{}", stdout(&other));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn an_unreachable_kafka_is_a_warning_and_an_impossible_client_a_problem() {
+    let site = Site::new("");
+    let nobody = free_address().to_string();
+    let mut variables = vec![("PIXELGATE_KAFKA__BROKERS", nobody.as_str())];
+    let checked = run(&site, "check", &variables);
+    assert_eq!(checked.status.code(), Some(0), "{}", stdout(&checked));
+    assert!(stdout(&checked).starts_with("warning: kafka.brokers: "), "{}", stdout(&checked));
+    variables.push(("PIXELGATE_KAFKA__CLIENT__SECURITY_PROTOCOL", "ssl"));
+    variables.push(("PIXELGATE_KAFKA__CLIENT__SSL_CA_LOCATION", "no-such-file.pem"));
+    for command in ["check", "serve"] {
+        let refused = run(&site, command, &variables);
+        let said = stdout(&refused) + &stderr(&refused);
+        assert_eq!(refused.status.code(), Some(2), "{command}: {said}");
+        assert!(said.contains("kafka.client: ") && said.contains("ssl.ca.location"), "{command}: {said}");
+    }
+}
+
+#[test]
+fn management_may_have_a_listener_of_its_own() {
+    let own = free_address();
+    let site = Site::new(&format!("[management]\nlisten = \"{own}\"\n"));
+    let gateway = site.start();
+    let mut public = Client::connect(site.public).unwrap();
+    let mut management = Client::connect(own).unwrap();
+    assert_eq!(public.get("/offsitepixels?fb_ad_account_id=8").unwrap().status, 404);
+    assert_eq!(public.get("/offsitepixels/1").unwrap().status, 404);
+    assert_eq!(management.get("/offsitepixels?fb_ad_account_id=8").unwrap().status, 401);
+    assert_eq!(management.get("/offsite_event.php?id=1").unwrap().status, 404);
+    drop((public, management));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn management_on_a_public_address_is_a_warning_until_it_is_meant() {
+    let site = Site::new("");
+    let public = format!("0.0.0.0:{}", site.public.port());
+    let told = run(&site, "check", &[("PIXELGATE_SERVER__LISTEN", &public)]);
+    assert_eq!(told.status.code(), Some(0));
+    assert!(stdout(&told).starts_with("warning: management.listen: "), "{}", stdout(&told));
+    let variables = [("PIXELGATE_SERVER__LISTEN", &*public), ("PIXELGATE_MANAGEMENT__LISTEN", &public)];
+    assert_eq!(stdout(&run(&site, "check", &variables)), "");
+}
+
+#[test]
+fn the_config_that_holds_can_be_used_as_a_file() {
+    let site = Site::new("[kafka.client]\n\"sasl.password\" = \"hunter2\"\n");
+    let once = run(&site, "config", &[("PIXELGATE_JOURNAL__RETENTION", "36h")]);
+    assert_eq!(once.status.code(), Some(0), "{}", stderr(&once));
+    let text = stdout(&once);
+    assert!(text.contains("retention = \"36h\"") && text.contains("[redacted]") && !text.contains("hunter2"), "{text}");
+    fs::write(site.config(), &text).unwrap();
+    assert_eq!(stdout(&run(&site, "config", &[])), text);
+}
