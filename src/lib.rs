@@ -22,4 +22,5 @@ pub mod record;
 pub mod registry;
 pub mod rejects;
 pub mod secret;
+pub mod telemetry;
 pub mod time;

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::app::Running;
 use crate::config::Config;
 use crate::registry::tokens::FIRST_TOKEN_FILE;
+use crate::telemetry;
 
 /// Serves; `Ok` after a clean stop.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    log_to_stderr(&config);
+    telemetry::start(&config.log_level, config.log_json);
     actix_web::rt::System::new().block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
@@ -34,12 +34,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopped");
         Ok(())
     })
-}
-
-fn log_to_stderr(config: &Config) {
-    let level = config.log_level.parse().unwrap_or(LevelFilter::INFO);
-    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_ansi(false);
-    if config.log_json { logs.json().init() } else { logs.init() }
 }
 
 /// What to paste next. The token itself is never printed: the lines read its file.
