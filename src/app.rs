@@ -15,12 +15,14 @@ use anyhow::Context;
 use futures_util::future::join_all;
 
 use crate::config::Config;
+use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
 use crate::http::{management, ops};
 use crate::ingest::Ingest;
 use crate::journal::{Health, Journal, OpenError};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
 use crate::preflight::{self, Asked, Finding};
@@ -138,7 +140,9 @@ impl Running {
             publisher = Some(Arc::new(started.context("the publisher can't be started")?));
         }
         let (life, pulse) = (Arc::new(Life::default()), Pulse::new(config.server.workers));
-        let parts = Parts { journal, registry, metrics, clock, life, pulse };
+        let limits = Arc::new(Limits::new(&config.limits));
+        let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
+        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse };
         let pixels = parts.management(&config);
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
         let public_server = parts.serve_public(&config, public, &node, pixels)?;
@@ -219,6 +223,8 @@ impl Running {
 struct Parts {
     journal: Journal,
     registry: Arc<Registry>,
+    limits: Arc<Limits>,
+    proxies: Arc<Proxies>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     life: Arc<Life>,
@@ -234,6 +240,8 @@ impl Parts {
             max_body_bytes: server.max_body_bytes,
             body_timeout: server.body_timeout,
             metrics: self.metrics.clone(),
+            limits: self.limits.clone(),
+            proxies: self.proxies.clone(),
             ..management::State::new(self.registry.clone(), snippet, self.clock.clone())
         })
     }
@@ -256,14 +264,17 @@ impl Parts {
         let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
         let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
         let (journal, registry) = (self.journal.clone(), self.registry.clone());
+        let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
         let http = HttpServer::new(move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
             actix_web::rt::spawn(pulse.heart().run());
             let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
-            let ingest = Ingest::new(options, node_id.clone(), registry, appender, clock, rejects.clone());
-            let worker = Rc::new(collect::Worker { ingest, bounds, metrics: metrics.worker() });
+            let (limits, rejects) = (limits.clone(), rejects.clone());
+            let ingest = Ingest::new(options, node_id.clone(), registry, limits, appender, clock, rejects);
+            let worker =
+                Rc::new(collect::Worker { ingest, proxies: proxies.clone(), bounds, metrics: metrics.worker() });
             let app = App::new().configure(|services| collect::configure(services, worker));
             match has_own {
                 true => app,
@@ -283,6 +294,8 @@ impl Parts {
         let state = Arc::new(ops::State {
             journal: self.journal.clone(),
             registry: self.registry.clone(),
+            limits: self.limits.clone(),
+            proxies: self.proxies.clone(),
             publishing,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),

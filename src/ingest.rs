@@ -3,7 +3,9 @@
 //! Everything here is synchronous: a request is either rejected or enqueued, and a client that leaves changes nothing.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -14,6 +16,7 @@ use crate::event::raw::MAX_RAW_BYTES;
 use crate::event::rejection::Rejection;
 use crate::event::{Client, RawEvent, Refusal, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
+use crate::limits::{Limits, Over};
 use crate::pixel::{MAX_DIGITS, Pixel};
 use crate::record::{Head, Kind};
 use crate::registry::{Lookup, Registry};
@@ -60,6 +63,33 @@ pub enum Outcome {
     Ignored(Warnings),
 }
 
+/// Why a request is refused, and what its answer says beside the reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Denied {
+    /// The reason.
+    pub refusal: Refusal,
+    /// The limit that it is over, if that is the reason.
+    pub over: Option<Over>,
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Denied {
+        Denied { refusal, over: None }
+    }
+}
+
+impl From<Rejection> for Denied {
+    fn from(reason: Rejection) -> Denied {
+        Refusal { reason, pixel_id: None }.into()
+    }
+}
+
+impl From<Over> for Denied {
+    fn from(over: Over) -> Denied {
+        Denied { over: Some(over), ..Rejection::RateLimited.into() }
+    }
+}
+
 /// What became of a rejected request's record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kept {
@@ -76,6 +106,7 @@ pub struct Ingest {
     options: Options,
     node_id: Arc<str>,
     registry: Arc<Registry>,
+    limits: Arc<Limits>,
     appender: Appender,
     clock: Arc<dyn Clock>,
     random: RefCell<SmallRng>,
@@ -90,6 +121,7 @@ impl Ingest {
         options: Options,
         node_id: Arc<str>,
         registry: Arc<Registry>,
+        limits: Arc<Limits>,
         appender: Appender,
         clock: Arc<dyn Clock>,
         rejects: Allowance,
@@ -101,6 +133,7 @@ impl Ingest {
             options,
             node_id,
             registry,
+            limits,
             appender,
             clock,
             random,
@@ -109,26 +142,34 @@ impl Ingest {
         }
     }
 
+    /// Whether an address may ask at `now`, a monotonic time. To be asked before anything is read for the request.
+    pub fn admit(&self, ip: IpAddr, now: Duration) -> Result<(), Denied> {
+        Ok(self.limits.visitor(ip, now)?)
+    }
+
     /// Judges a request and, if it is an event, encodes it into the journal's buffer.
-    pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Refusal> {
+    pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Denied> {
         let mut event = parse(raw, self.options.strict)?;
         let pixel_id = event.pixel_id;
         let refuse = |reason| Refusal { reason, pixel_id: Some(pixel_id) };
         let known = self.registry.lookup(event.pixel_id);
         let bare;
         let pixel: &Pixel = match &known {
-            Lookup::Known(known) if known.entry().pixel.archived => return Err(refuse(Rejection::ArchivedPixel)),
+            Lookup::Known(known) if known.entry().pixel.archived => return Err(refuse(Rejection::ArchivedPixel).into()),
             Lookup::Known(known) => &known.entry().pixel,
             unknown => {
                 event.warnings.add(match (unknown, self.options.unknown_pixel) {
                     (Lookup::NotChecked, _) => Warning::PixelNotChecked,
                     (_, UnknownPixel::Flag) => Warning::UnknownPixel,
-                    (_, UnknownPixel::Reject) => return Err(refuse(Rejection::UnknownPixel)),
+                    (_, UnknownPixel::Reject) => return Err(refuse(Rejection::UnknownPixel).into()),
                 });
                 bare = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
                 &bare
             }
         };
+        if self.limits.has_per_pixel() {
+            self.limits.pixel(event.pixel_id, self.clock.monotonic())?;
+        }
         if !counts {
             event.warnings.add(Warning::Prefetch);
             return Ok(Outcome::Ignored(event.warnings));

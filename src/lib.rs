@@ -13,6 +13,7 @@ pub mod filesystem;
 pub mod http;
 pub mod ingest;
 pub mod journal;
+pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod pixel;

@@ -120,7 +120,7 @@ fn gateway(acknowledge: &str) -> (Command, SocketAddr, tempfile::TempDir) {
     let file = directory.path().join("pixelgate.toml");
     let config = format!(
         "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = 1\n[ops]\nlisten = \"{ops}\"\n\
-         [journal]\nacknowledge = \"{acknowledge}\"\nmax_bytes = \"2GiB\"\n[registry]\n\
+         [journal]\nacknowledge = \"{acknowledge}\"\nmax_bytes = \"2GiB\"\n[limits]\nmode = \"observe\"\n[registry]\n\
          pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n\
          [log]\nlevel = \"warn\"\n"
     );

@@ -73,6 +73,12 @@ pub(super) const KEYS: &[Key] = &[
         "derived from server.listen",
         "What pages load: goes into snippets, never taken from a request's Host.",
     ),
+    unset(
+        "server.trusted_proxies",
+        List(rules::NETWORK),
+        "X-Forwarded-For is ignored and counted, and limits.per_ip not enforced where it is sent",
+        "Proxies whose X-Forwarded-For is believed, as 10.0.0.0/8 or 10.1.2.3. None, []: visitors connect directly.",
+    ),
     key("server.max_connections", Number(1, 1_000_000), "10000", "Open connections, all workers together."),
     key("server.max_uri_bytes", Size(256, 64 * KIB), "16KiB", "Longest request target, else 414 uri_too_long."),
     key(
@@ -182,6 +188,25 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("registry.snippet_value", Text(rules::VALUE), "0.00", "The value that a fresh js_pixel carries."),
     key("registry.snippet_currency", Text(rules::CURRENCY), "USD", "The currency that a fresh js_pixel carries."),
+    key(
+        "limits.mode",
+        Choice(&["enforce", "observe", "off"]),
+        "enforce",
+        "What happens over a limit: 429 rate_limited; observe: only counted; off: not even that. Limits are per node.",
+    ),
+    key(
+        "limits.per_ip",
+        Rate,
+        "{ rate = \"200/s\", burst = 1000 }",
+        "Event requests of one visitor's address, IPv6 by /64. Rates are per s, m or h; \"off\" for none.",
+    ),
+    key("limits.per_pixel", Rate, "off", "Event requests for one pixel."),
+    key(
+        "limits.management",
+        Rate,
+        "{ rate = \"50/s\", burst = 200 }",
+        "Management requests per address, and per token.",
+    ),
     key("limits.max_body_bytes", Size(KIB, 16 * MIB), "64KiB", "Longest body, else 413 body_too_large."),
     key(
         "privacy.client_ip",

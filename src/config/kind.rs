@@ -32,7 +32,6 @@ pub(super) enum Kind {
     /// Texts that each fit a rule.
     List(Rule),
     /// A rate and a burst, or `"off"`.
-    #[expect(dead_code, reason = "the rows limits.per_* are its users")]
     Rate,
     /// `kafka.client`.
     Client,

@@ -18,13 +18,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 pub use source::Problem;
 use source::Source;
 use words::Words;
 
 use crate::event::privacy::{self, ClientIp, UrlQuery};
+use crate::http::client;
 use crate::ingest::{self, UnknownPixel};
-use crate::{journal, publish, registry};
+use crate::{journal, limits, publish, registry};
 
 /// The effective configuration.
 #[derive(Clone, Debug)]
@@ -49,6 +51,8 @@ pub struct Config {
     pub registry: registry::Options,
     /// `registry.snippet_value` and `.snippet_currency`.
     pub snippet: (String, String),
+    /// `limits.*`, but for the body's size.
+    pub limits: limits::Options,
     /// `validation.*` and `privacy.*`.
     pub ingest: ingest::Options,
     /// `log.level`.
@@ -67,6 +71,8 @@ pub struct Server {
     pub workers: usize,
     /// `server.public_url`, without a trailing slash.
     pub public_url: String,
+    /// `server.trusted_proxies`; `None` if nobody said.
+    pub trusted_proxies: Option<Vec<IpNet>>,
     /// `server.max_connections`, per process.
     pub max_connections: usize,
     /// `server.max_uri_bytes`.
@@ -123,6 +129,7 @@ impl Config {
             ops_listen: from.address("ops.listen"),
             management_listen: from.optional_address("management.listen"),
             journal: journal(from, &data_dir),
+            limits: limits(from),
             ingest: ingest(from, kafka.rejected_topic.is_some()),
             kafka,
             registry: registry::Options {
@@ -145,12 +152,31 @@ fn server(from: &Words) -> Server {
         listen: from.address("server.listen"),
         workers: from.count("server.workers"),
         public_url: from.text("server.public_url").trim_end_matches('/').to_owned(),
+        trusted_proxies: from
+            .optional_list("server.trusted_proxies")
+            .map(|nets| nets.iter().filter_map(|net| client::parse_net(net)).collect()),
         max_connections: from.count("server.max_connections"),
         max_uri_bytes: from.size("server.max_uri_bytes") as usize,
         max_body_bytes: from.size("limits.max_body_bytes") as usize,
         body_timeout: from.span("server.body_timeout"),
         shutdown_delay: from.span("server.shutdown_delay"),
         shutdown_timeout: from.span("server.shutdown_timeout"),
+    }
+}
+
+fn limits(from: &Words) -> limits::Options {
+    let rate = |path| {
+        let limit = from.limit(path)?;
+        Some(limits::Rate { count: limit.rate, period: limit.per, burst: limit.burst })
+    };
+    limits::Options {
+        mode: from.choice(
+            "limits.mode",
+            &[("enforce", limits::Mode::Enforce), ("observe", limits::Mode::Observe), ("off", limits::Mode::Off)],
+        ),
+        per_ip: rate("limits.per_ip"),
+        per_pixel: rate("limits.per_pixel"),
+        management: rate("limits.management"),
     }
 }
 

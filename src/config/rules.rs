@@ -2,6 +2,7 @@
 
 use super::kind::Rule;
 use crate::event::{currency, privacy, value};
+use crate::http::client;
 use crate::node;
 
 /// A path.
@@ -19,6 +20,12 @@ pub(super) const URL: Rule = Rule {
         let ends = |letter: char| letter.is_control() || "\"'<>\\ `?#".contains(letter);
         privacy::is_url(text) && !text.contains(ends)
     },
+};
+
+/// A network, or one address.
+pub(super) const NETWORK: Rule = Rule {
+    allowed: "allowed are networks such as 10.0.0.0/8 or 2001:db8::/32, and single addresses",
+    fits: |text| client::parse_net(text).is_some(),
 };
 
 /// A broker to begin with.
@@ -67,6 +74,8 @@ mod tests {
             (URL, "ftp://a"),
             (URL, "https://a/\">"),
             (URL, "https://a/?b"),
+            (NETWORK, "10.0.0.0/33"),
+            (NETWORK, "proxy.example.com"),
             (BROKER, "kafka:port"),
             (BROKER, "kafka:0"),
             (BROKER, ":9092"),

@@ -53,6 +53,43 @@ fn a_variable_alone_makes_its_section() {
 }
 
 #[test]
+fn limits_are_tables_parts_or_off() {
+    let rate = |count, seconds, burst| Some(limits::Rate { count, period: Duration::from_secs(seconds), burst });
+    let limits = from("", &[]).unwrap().limits;
+    let defaults = (rate(200, 1, 1000), None, rate(50, 1, 200));
+    assert_eq!((limits.per_ip, limits.per_pixel, limits.management), defaults);
+    assert_eq!(limits.mode, limits::Mode::Enforce);
+    let file = "[limits]\nper_ip = 'off'\nper_pixel = { rate = '6/m', burst = 7 }\nmode = 'observe'\n";
+    let limits = from(file, &[("PIXELGATE_LIMITS__MANAGEMENT__RATE", "1/h")]).unwrap().limits;
+    assert_eq!((limits.per_ip, limits.per_pixel, limits.management), (None, rate(6, 60, 7), rate(1, 3600, 200)));
+    assert_eq!(limits.mode, limits::Mode::Observe);
+    let variables = [("PIXELGATE_LIMITS__PER_IP__RATE", "5/s"), ("PIXELGATE_LIMITS__PER_IP__BURST", "9")];
+    assert_eq!(from(file, &variables).unwrap().limits.per_ip, rate(5, 1, 9));
+    for bad in ["'often'", "{ rate = '5/d', burst = 1 }", "{ rate = '5/s', bursts = 1 }", "5"] {
+        let problems = from(&format!("[limits]\nper_ip = {bad}\n"), &[]).unwrap_err();
+        assert!(problems[0].starts_with("limits.per_ip: ") && problems[0].contains("200/s"), "{problems:?}");
+    }
+}
+
+#[test]
+fn nobody_asked_for_proxies_is_not_the_same_as_none() {
+    let proxies = |text: &str, environment| {
+        let config = from(text, environment).unwrap();
+        config.server.trusted_proxies.map(|nets| nets.iter().map(IpNet::to_string).collect::<Vec<_>>())
+    };
+    let nets = |nets: &[&str]| Some(nets.iter().map(|net| net.to_string()).collect::<Vec<_>>());
+    assert_eq!(proxies("", &[]), None);
+    assert_eq!(proxies("[server]\ntrusted_proxies = []\n", &[]), nets(&[]));
+    assert_eq!(proxies("", &[("PIXELGATE_SERVER__TRUSTED_PROXIES", "")]), nets(&[]));
+    let file = "[server]\ntrusted_proxies = ['10.0.0.0/8', '::1']\n";
+    assert_eq!(proxies(file, &[]), nets(&["10.0.0.0/8", "::1/128"]));
+    let variable = [("PIXELGATE_SERVER__TRUSTED_PROXIES", "192.0.2.1, 2001:db8::/32")];
+    assert_eq!(proxies(file, &variable), nets(&["192.0.2.1/32", "2001:db8::/32"]));
+    let problems = from("[server]\ntrusted_proxies = ['10.0.0.0/8', 'nginx', '10.0.0.0/40']\n", &[]).unwrap_err();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[test]
 fn lists_are_arrays_or_one_text_with_commas() {
     for text in ["['a:1', 'b:2']", "'a:1,b:2'", "' a:1 , b:2 ,'"] {
         let config = from(&format!("[kafka]\nbrokers = {text}\n"), &[]).unwrap();

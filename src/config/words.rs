@@ -166,7 +166,6 @@ impl Words {
         self.optional_list(path).unwrap_or_else(|| mismatch(path, &Word::Unset)).to_vec()
     }
 
-    #[expect(dead_code, reason = "the rows limits.per_* are its users")]
     pub(super) fn limit(&self, path: &str) -> Option<Limit> {
         match self.get(path) {
             Word::Limit(limit) => *limit,

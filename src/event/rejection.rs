@@ -104,9 +104,16 @@ impl Rejection {
         self.row().title
     }
 
-    /// Whether a retry later may succeed, so that the reply carries `Retry-After`.
-    pub fn is_temporary(self) -> bool {
-        matches!(self.status(), 429 | 503)
+    /// Seconds after which a retry may succeed, for `Retry-After`. Of `RateLimited`, the least: its limit knows better.
+    pub fn retry_after_seconds(self) -> Option<u64> {
+        match self {
+            Rejection::RateLimited | Rejection::Overloaded => Some(1),
+            // A restart behind the same address takes seconds, and so does another node's take-over.
+            Rejection::ShuttingDown => Some(5),
+            // Publishing frees whole segments; a person has to look at a disk.
+            Rejection::JournalFull | Rejection::JournalUnavailable => Some(30),
+            _ => None,
+        }
     }
 }
 
@@ -118,6 +125,13 @@ mod tests {
     fn all_lists_each_once_in_order_of_its_number() {
         for (index, rejection) in Rejection::ALL.into_iter().enumerate() {
             assert_eq!(rejection as usize, index);
+        }
+    }
+
+    #[test]
+    fn what_is_temporary_says_when_to_come_again() {
+        for rejection in Rejection::ALL {
+            assert_eq!(rejection.retry_after_seconds().is_some(), matches!(rejection.status(), 429 | 503));
         }
     }
 

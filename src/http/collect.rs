@@ -2,6 +2,7 @@
 
 use std::future::{Ready, ready};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
@@ -10,10 +11,11 @@ use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::StreamExt;
 
+use super::client::{Proxies, Visitor};
 use super::reply::Shape;
 use crate::event::rejection::Rejection;
 use crate::event::{Body, Client, RawEvent};
-use crate::ingest::{Ingest, Kept, Outcome};
+use crate::ingest::{Denied, Ingest, Kept, Outcome};
 use crate::metrics::{self, Route};
 use crate::time::{Clock, SystemClock};
 
@@ -35,6 +37,8 @@ pub struct Bounds {
 pub struct Worker {
     /// The worker's way into the journal.
     pub ingest: Ingest,
+    /// Whose requests they are.
+    pub proxies: Arc<Proxies>,
     /// Bounds.
     pub bounds: Bounds,
     /// The worker's counters.
@@ -101,13 +105,14 @@ async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -
     let begun = SystemClock.monotonic();
     let head = request.head();
     let shape = Shape::of(&head.method, &head.headers);
-    let reply = match offer(worker, request, payload).await {
+    let visitor = worker.proxies.visitor(request);
+    let reply = match offer(worker, request, &visitor, begun, payload).await {
         Ok(Some((outcome_id, warnings))) => shape.accepted(outcome_id, warnings),
         Ok(None) => shape.preflight(),
-        Err(rejection) => {
+        Err(denied) => {
             // No await lies between the decision and this count.
-            worker.metrics.rejected(rejection);
-            shape.rejected(rejection)
+            worker.metrics.rejected(denied.refusal.reason);
+            shape.rejected(&denied)
         }
     };
     worker.count(Route::Event, request, &reply, begun);
@@ -116,17 +121,26 @@ async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -
 
 type Told = Option<(Option<[u8; 16]>, crate::event::Warnings)>;
 
-async fn offer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -> Result<Told, Rejection> {
+async fn offer(
+    worker: &Worker,
+    request: &HttpRequest,
+    visitor: &Visitor,
+    begun: Duration,
+    payload: web::Payload,
+) -> Result<Told, Denied> {
     let head = request.head();
+    if let (Some(ip), true) = (visitor.ip, visitor.is_own) {
+        worker.ingest.admit(ip, begun)?;
+    }
     let target_bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target_bytes > worker.bounds.max_uri_bytes {
-        return Err(Rejection::UriTooLong);
+        return Err(Rejection::UriTooLong.into());
     }
     let body = match head.method {
         Method::GET | Method::HEAD => Bytes::new(),
         Method::POST => collect(&worker.bounds, &head.headers, payload).await?,
         Method::OPTIONS => return Ok(None),
-        _ => return Err(Rejection::MethodNotAllowed),
+        _ => return Err(Rejection::MethodNotAllowed.into()),
     };
     // From here to the receipt nothing waits: the request is rejected now or enqueued now.
     let content_type = text_header(&head.headers, header::CONTENT_TYPE).unwrap_or_default();
@@ -135,19 +149,19 @@ async fn offer(worker: &Worker, request: &HttpRequest, payload: web::Payload) ->
     let counts = head.method != Method::HEAD && !prefetch.into_iter().any(is_prefetch);
     let bytes = |name| head.headers.get(name).map(HeaderValue::as_bytes);
     let client = Client {
-        ip: request.peer_addr().map(|peer| peer.ip()),
+        ip: visitor.ip,
         user_agent: bytes(header::USER_AGENT),
         referer: bytes(header::REFERER),
         cookie: bytes(header::COOKIE),
         gpc: head.headers.get("sec-gpc").is_some_and(|value| value == "1"),
     };
     let offered = worker.ingest.offer(raw, &client, counts);
-    if let (Err(refusal), true) = (&offered, counts)
-        && worker.ingest.keep_rejected(*refusal, &raw, &client) == Kept::Dropped
+    if let (Err(denied), true) = (&offered, counts)
+        && worker.ingest.keep_rejected(denied.refusal, &raw, &client) == Kept::Dropped
     {
         worker.metrics.reject_dropped();
     }
-    match offered.map_err(|refusal| refusal.reason)? {
+    match offered? {
         Outcome::Ignored(warnings) => {
             worker.metrics.ignored();
             worker.metrics.warned(warnings);

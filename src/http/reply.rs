@@ -7,6 +7,8 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use crate::event::Warnings;
 use crate::event::encode::id_text;
 use crate::event::rejection::Rejection;
+use crate::ingest::Denied;
+use crate::limits::Over;
 
 /// The 43-byte transparent GIF with a complete LZW stream, as nginx's `empty_gif` sends it.
 pub const GIF: &[u8; 43] =
@@ -18,8 +20,6 @@ const REASON: HeaderName = HeaderName::from_static("x-pixelgate-reason");
 const WARNING: HeaderName = HeaderName::from_static("x-pixelgate-warning");
 const EXPOSED: &str =
     "X-Pixelgate-Record-Id, X-Pixelgate-Reason, X-Pixelgate-Warning, Retry-After, RateLimit, RateLimit-Policy";
-/// Seconds after which a temporary refusal may be over.
-const RETRY_AFTER: u32 = 30;
 
 /// What of the request shapes the reply.
 pub struct Shape {
@@ -98,12 +98,18 @@ impl Shape {
     }
 
     /// Not accepted: the reason in a header always, in the body where a person or program reads it.
-    pub fn rejected(&self, rejection: Rejection) -> HttpResponse {
+    pub fn rejected(&self, denied: &Denied) -> HttpResponse {
+        let rejection = denied.refusal.reason;
         let status = StatusCode::from_u16(rejection.status()).expect("the table holds valid statuses");
         let mut reply = self.begin(status);
         reply.insert_header((REASON, HeaderValue::from_static(rejection.reason())));
-        if rejection.is_temporary() {
-            reply.insert_header((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER)));
+        match &denied.over {
+            Some(over) => over_limit(&mut reply, over),
+            None => {
+                if let Some(seconds) = rejection.retry_after_seconds() {
+                    reply.insert_header((header::RETRY_AFTER, HeaderValue::from(seconds)));
+                }
+            }
         }
         if rejection == Rejection::MethodNotAllowed {
             reply.insert_header((header::ALLOW, "GET, HEAD, POST, OPTIONS"));
@@ -121,4 +127,14 @@ impl Shape {
             .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")))
             .body(problem.to_string())
     }
+}
+
+/// What a 429 carries: `Retry-After`, and `RateLimit` and `RateLimit-Policy` as in
+/// draft-ietf-httpapi-ratelimit-headers-10.
+pub(super) fn over_limit(reply: &mut HttpResponseBuilder, over: &Over) {
+    let Over { limit, quota, window_seconds, retry_seconds } = over;
+    reply
+        .insert_header((header::RETRY_AFTER, HeaderValue::from(*retry_seconds)))
+        .insert_header(("RateLimit", format!("\"{limit}\";r=0;t={retry_seconds}")))
+        .insert_header(("RateLimit-Policy", format!("\"{limit}\";q={quota};w={window_seconds}")));
 }

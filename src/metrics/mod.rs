@@ -24,6 +24,7 @@ use shard::{Shard, Sums};
 use crate::event::Warning;
 use crate::event::rejection::Rejection;
 use crate::journal::{self, Commit, Journal, Observer};
+use crate::limits::Limits;
 use crate::publish;
 use crate::registry::Registry;
 use crate::time::Timestamp;
@@ -52,6 +53,10 @@ pub struct Sources<'a> {
     pub journal: &'a Journal,
     /// Its figures.
     pub registry: &'a Registry,
+    /// Requests over each limit.
+    pub limits: &'a Limits,
+    /// Requests with `X-Forwarded-For` while nobody said whom to trust.
+    pub untrusted_forwarded_requests: u64,
     /// The publisher's figures; `None` without Kafka.
     pub publishing: Option<&'a publish::Stats>,
     /// For ages.
@@ -103,7 +108,7 @@ impl Metrics {
         let undelivered = sources.publishing.map_or(0, |stats| stats.rejects_dropped.load(Relaxed));
         sums.rejects_dropped += undelivered;
         self.events(&sums, &mut page);
-        requests(&sums, &mut page);
+        requests(&sums, sources, &mut page);
         let stats = sources.journal.stats();
         self.journal(&stats, &mut page);
         publishing(sources, &stats, &mut page);
@@ -186,7 +191,7 @@ impl Metrics {
     }
 }
 
-fn requests(sums: &Sums, page: &mut Page) {
+fn requests(sums: &Sums, sources: &Sources<'_>, page: &mut Page) {
     let help = "Time from a request's head to its answer, by route, method and class of status.";
     let mut family = page.histogram("pixelgate_http_request_duration_seconds", help);
     for route in Route::ALL {
@@ -203,11 +208,12 @@ fn requests(sums: &Sums, page: &mut Page) {
     }
     let help = "Requests over a limit, refused or, with limits.mode observe, only counted.";
     let mut family = page.counter("pixelgate_rate_limit_hits_total", help);
-    for limit in ["per_ip", "per_pixel", "management"] {
-        family.add(&[("limit", limit)], 0.0);
+    for (limit, hits) in sources.limits.hits() {
+        family.add(&[("limit", limit)], hits as f64);
     }
     let help = "Requests with X-Forwarded-For while server.trusted_proxies is not set.";
-    page.counter("pixelgate_untrusted_forwarded_requests_total", help).is(0.0);
+    let requests = sources.untrusted_forwarded_requests as f64;
+    page.counter("pixelgate_untrusted_forwarded_requests_total", help).is(requests);
 }
 
 fn publishing(sources: &Sources<'_>, journal: &journal::Stats, page: &mut Page) {

@@ -32,7 +32,9 @@ pub struct Site {
 }
 
 impl Site {
-    /// A fresh directory. `extra` is TOML after the tables `server`, `ops`, `limits` and `registry`.
+    /// A fresh directory. `extra` is TOML after the tables `server`, `ops` and `registry`.
+    ///
+    /// All senders have one address, so limits are only counted unless `extra` has a table `limits`.
     pub fn new(extra: &str) -> Site {
         Site::with_server("", extra)
     }
@@ -42,11 +44,12 @@ impl Site {
         let root = tempfile::Builder::new().prefix("site-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let site = Site { root, public: free_address(), ops: free_address() };
         let (public, ops, data) = (site.public, site.ops, site.data());
+        let limits = if extra.contains("[limits]") { "" } else { "[limits]\nmode = \"observe\"\n\n" };
         let config = format!(
             "data_dir = {data:?}\n\n[server]\nlisten = \"{public}\"\nworkers = 2\n\
              {server}\n\n[ops]\nlisten = \"{ops}\"\n\n[registry]\n\
              pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n\n\
-             {extra}\n"
+             {limits}{extra}\n"
         );
         fs::write(site.config(), config).unwrap();
         site

@@ -13,6 +13,7 @@ mod random;
 mod cli;
 mod config;
 mod crash;
+mod limits;
 mod logs;
 mod metrics;
 mod ops;

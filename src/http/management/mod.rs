@@ -7,7 +7,7 @@ mod local;
 pub mod wire;
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
 use self::wire::Snippet;
+use super::client::Proxies;
+use super::reply::over_limit;
+use crate::limits::{self, Limits, Over};
 use crate::metrics::{Metrics, Route};
-use crate::registry::tokens::{self, Grant, TokenHash};
+use crate::registry::tokens::{self, Grant};
 use crate::registry::{self, Registry};
 use crate::time::Clock;
 
@@ -33,12 +36,6 @@ pub struct Options {
     pub snippet_currency: String,
 }
 
-/// Asks for a request by an address and, if any, a token's hash; the time to wait if it is one too many.
-pub type Limiter = Arc<dyn Fn(IpAddr, Option<TokenHash>) -> Option<Duration> + Send + Sync>;
-
-/// Finds the client's address (trusted proxies are the caller's knowledge).
-pub type ClientIp = Arc<dyn Fn(&HttpRequest) -> Option<IpAddr> + Send + Sync>;
-
 /// What the routes need.
 pub struct State {
     /// The known pixels.
@@ -46,9 +43,9 @@ pub struct State {
     /// What a fresh `js_pixel` carries.
     pub snippet: Snippet,
     /// `limits.management`.
-    pub limiter: Limiter,
+    pub limits: Arc<Limits>,
     /// Who asks.
-    pub client_ip: ClientIp,
+    pub proxies: Arc<Proxies>,
     /// For `X-Runtime`.
     pub clock: Arc<dyn Clock>,
     /// Counts the answers.
@@ -65,8 +62,8 @@ impl State {
         State {
             registry,
             snippet,
-            limiter: Arc::new(|_, _| None),
-            client_ip: Arc::new(|request| request.peer_addr().map(|peer| peer.ip())),
+            limits: Arc::new(Limits::new(&limits::Options::OFF)),
+            proxies: Arc::new(Proxies::new(None)),
             metrics: Arc::new(Metrics::new(clock.now())),
             clock,
             max_body_bytes: 64 << 10,
@@ -103,11 +100,12 @@ struct Failure {
     message: Cow<'static, str>,
     param: Option<&'static str>,
     retry_after: Option<Duration>,
+    over: Option<Over>,
 }
 
 impl Failure {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Failure {
-        Failure { status, kind, message: message.into(), param: None, retry_after: None }
+        Failure { status, kind, message: message.into(), param: None, retry_after: None, over: None }
     }
 
     fn of_param(kind: &'static str, param: &'static str, message: impl Into<Cow<'static, str>>) -> Failure {
@@ -241,6 +239,9 @@ fn failed(mut builder: HttpResponseBuilder, failure: &Failure) -> HttpResponse {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         builder.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
     }
+    if let Some(over) = &failure.over {
+        over_limit(&mut builder, over);
+    }
     builder.insert_header((header::CACHE_CONTROL, "no-cache"));
     builder.insert_header((header::CONTENT_TYPE, "application/json; charset=utf-8"));
     builder.body(wire::error(failure.kind, &failure.message, failure.param))
@@ -250,10 +251,11 @@ fn failed(mut builder: HttpResponseBuilder, failure: &Failure) -> HttpResponse {
 async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failure> {
     let header = request.headers().get(header::AUTHORIZATION);
     let hash = header.and_then(|value| presented(value.as_bytes())).map(tokens::hash);
-    let ip = (state.client_ip)(request).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    if let Some(wait) = (state.limiter)(ip, hash) {
+    // Of an unknown proxy, too: administrators are few, and need no more than one address may.
+    let ip = state.proxies.visitor(request).ip;
+    if let Err(over) = state.limits.management(ip, hash.as_ref(), state.clock.monotonic()) {
         let failure = Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests");
-        return Err(Failure { retry_after: Some(wait), ..failure });
+        return Err(Failure { over: Some(over), ..failure });
     }
     let Some(hash) = hash else {
         let text = "The header \"Authorization: OAuth <token>\" is missing";

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Service, ServiceResponse};
@@ -220,19 +219,25 @@ async fn methods_without_a_meaning_are_listed() {
 #[actix_web::test]
 async fn too_many_requests_are_told_how_long_to_wait() {
     let bench = Bench::new();
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&asked);
-    let limiter: Limiter = Arc::new(move |ip, token| {
-        record.lock().unwrap().push((ip, token));
-        Some(Duration::from_millis(1200))
-    });
-    let client_ip: ClientIp = Arc::new(|_| Some(IpAddr::from([203, 0, 113, 5])));
-    let state = Arc::new(State { limiter, client_ip, ..bench.state() });
-    let answer = ask(&state, get("abc", "/offsitepixels?fb_ad_account_id=9")).await;
-    assert_eq!((answer.error(), answer.header("Retry-After")), ("429 rate_limited -".into(), "2"));
-    ask(&state, TestRequest::get().uri("/offsitepixels")).await;
-    let ip = IpAddr::from([203, 0, 113, 5]);
-    assert_eq!(*asked.lock().unwrap(), [(ip, Some(tokens::hash(b"abc"))), (ip, None)]);
+    let one_in_two_seconds = limits::Rate { count: 30, period: Duration::from_secs(60), burst: 1 };
+    let options =
+        limits::Options { mode: limits::Mode::Enforce, management: Some(one_in_two_seconds), ..limits::Options::OFF };
+    let trusted = Some(vec!["10.0.0.0/8".parse().unwrap()]);
+    let state =
+        State { limits: Arc::new(Limits::new(&options)), proxies: Arc::new(Proxies::new(trusted)), ..bench.state() };
+    let state = Arc::new(state);
+    let from = |address: &str, token: &str| {
+        let request = get(token, "/offsitepixels?fb_ad_account_id=9").peer_addr("10.0.0.1:1".parse().unwrap());
+        request.insert_header(("X-Forwarded-For", address))
+    };
+    assert_eq!(ask(&state, from("192.0.2.1", "a")).await.status, 401);
+    for (address, token) in [("192.0.2.1", "b"), ("192.0.2.2", "a")] {
+        let answer = ask(&state, from(address, token)).await;
+        assert_eq!((answer.error(), answer.header("Retry-After")), ("429 rate_limited -".into(), "2"));
+        assert_eq!(answer.header("RateLimit"), "\"management\";r=0;t=2");
+        assert_eq!(answer.header("RateLimit-Policy"), "\"management\";q=1;w=2");
+    }
+    assert_eq!(ask(&state, from("192.0.2.3", "c")).await.status, 401);
 }
 
 #[actix_web::test]

@@ -11,7 +11,9 @@ use actix_web::{HttpRequest, HttpResponse};
 
 pub use self::health::{Life, Phase};
 use self::pulse::Pulse;
+use super::client::Proxies;
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::metrics::{Metrics, Sources};
 use crate::publish::Stats;
 use crate::registry::Registry;
@@ -23,6 +25,10 @@ pub struct State {
     pub journal: Journal,
     /// Known pixels.
     pub registry: Arc<Registry>,
+    /// Requests over a limit.
+    pub limits: Arc<Limits>,
+    /// Requests of unknown proxies.
+    pub proxies: Arc<Proxies>,
     /// The publisher's figures; `None` without Kafka.
     pub publishing: Option<Arc<Stats>>,
     /// The program's own figures.
@@ -62,6 +68,8 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
         let sources = Sources {
             journal: &state.journal,
             registry: &state.registry,
+            limits: &state.limits,
+            untrusted_forwarded_requests: state.proxies.untrusted_requests(),
             publishing: state.publishing.as_deref(),
             now: state.clock.now(),
         };
