@@ -25,7 +25,7 @@ use crate::journal::{Health, Journal, OpenError};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
-use crate::preflight::{self, Asked, Finding};
+use crate::preflight::{self, Finding};
 use crate::publish::{self, Publisher};
 use crate::registry::{self, Registry};
 use crate::rejects::Allowance;
@@ -121,7 +121,7 @@ impl Running {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         heed(preflight::file_system(&config))?;
         heed(preflight::management(&config))?;
-        let asked = (!config.kafka.brokers.is_empty()).then(|| Asked::start(&config)).transpose()?;
+        heed(preflight::kafka_client(&config))?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
         let public = bind("server.listen", config.server.listen)?;
         let ops = bind("ops.listen", config.ops_listen)?;
@@ -132,8 +132,6 @@ impl Running {
         let journal =
             Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(Refusal::of_registry)?;
-        let answer = asked.and_then(Asked::wait);
-        heed(answer.and_then(|answer| preflight::kafka(&config, &answer)))?;
         let mut publisher = None;
         if !config.kafka.brokers.is_empty() {
             let started = Publisher::start(config.kafka.clone(), &node.node_id, journal.clone(), clock.clone());

@@ -1,18 +1,12 @@
 //! What both `check` and `serve` find wrong with a config that is well written: `serve` refuses what `check` calls a
-//! problem. Only a disk without room is told by `check` alone, since a gateway must start on one.
-
-use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
+//! problem. Told by `check` alone are a disk without room and what Kafka answers: a gateway must start on the one, and
+//! without the other.
 
 use crate::config::Config;
 use crate::config::units::write_bytes;
 use crate::filesystem::{self, Verdict};
 use crate::journal::frame::MAX_RECORD_BYTES;
 use crate::publish::ask::{self, Answer};
-use crate::time::{Clock, SystemClock};
-
-/// How long a start waits for Kafka's answer: a gateway must not need Kafka, nor keep websites waiting for it.
-const START_WAITS: Duration = Duration::from_secs(1);
 
 /// One line of `check`: `key: what is wrong, what is allowed`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,13 +43,17 @@ pub fn management(config: &Config) -> Option<Finding> {
     })
 }
 
+/// Whether librdkafka makes a client of the config at all.
+pub fn kafka_client(config: &Config) -> Option<Finding> {
+    let why = (!config.kafka.brokers.is_empty()).then(|| ask::refusal(&config.kafka)).flatten()?;
+    let allowed = "allowed is what librdkafka takes";
+    Some(Finding::Problem(format!("kafka.client: no client can be made of it: {why}; {allowed}")))
+}
+
 /// What Kafka's answer means for this config.
 pub fn kafka(config: &Config, answer: &Answer) -> Option<Finding> {
     let body = config.server.max_body_bytes as u64;
     match answer {
-        Answer::Unusable(why) => Some(Finding::Problem(format!(
-            "kafka.client: no client can be made of it: {why}; allowed is what librdkafka takes"
-        ))),
         Answer::Unanswered(why) => {
             let brokers = config.kafka.brokers.join(", ");
             Some(Finding::Warning(format!("kafka.brokers: {brokers}: no answer, so nothing is checked there: {why}")))
@@ -71,31 +69,6 @@ pub fn kafka(config: &Config, answer: &Answer) -> Option<Finding> {
             write_bytes(MAX_RECORD_BYTES as u64)
         ))),
         Answer::LongestMessage { .. } => None,
-    }
-}
-
-/// A question to Kafka that is under way while everything else starts.
-pub struct Asked {
-    answer: Receiver<Answer>,
-    until: Duration,
-}
-
-impl Asked {
-    /// Asks on a thread of its own, which ends by itself.
-    pub fn start(config: &Config) -> std::io::Result<Asked> {
-        let (sender, answer) = mpsc::channel();
-        let options = config.kafka.clone();
-        std::thread::Builder::new().name("preflight".into()).spawn(move || {
-            // Nobody waits any more if the answer is late.
-            let _ = sender.send(ask::longest_message(&options, START_WAITS));
-        })?;
-        Ok(Asked { answer, until: SystemClock.monotonic() + START_WAITS })
-    }
-
-    /// The answer, if it comes in time. A late one is none: the publisher will tell what it meets.
-    pub fn wait(self) -> Option<Answer> {
-        let left = self.until.saturating_sub(SystemClock.monotonic());
-        self.answer.recv_timeout(left).ok()
     }
 }
 
@@ -122,7 +95,6 @@ mod tests {
         for (bytes, expected) in [(65_535, Some(true)), (65_536, Some(false)), (1_048_588, None)] {
             assert_eq!(is_problem(kafka(&config, &longest(bytes))), expected, "{bytes}");
         }
-        assert_eq!(is_problem(kafka(&config, &Answer::Unusable("x".into()))), Some(true));
         assert_eq!(is_problem(kafka(&config, &Answer::Unanswered("x".into()))), Some(false));
     }
 

@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &str)] = &[
         "config",
         "record pixel time secret event limits journal registry upstream feed ingest publish http telemetry node",
     ),
-    ("preflight", "time journal publish config filesystem"),
+    ("preflight", "journal publish config filesystem"),
     ("app", "*"),
     ("cli", "*"),
     ("main", "*"),

@@ -58,7 +58,10 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
     }
     found.add(preflight::management(config));
     if !config.kafka.brokers.is_empty() && is_sound("kafka.") {
-        found.add(preflight::kafka(config, &ask::longest_message(&config.kafka, ASK)));
+        match preflight::kafka_client(config) {
+            None => found.add(preflight::kafka(config, &ask::longest_message(&config.kafka, ASK))),
+            problem => found.add(problem),
+        }
     }
     // Control characters in a path or in an error's text must not break the line.
     for line in &found.problems {
@@ -89,11 +92,13 @@ fn data_dir(config: &Config, found: &mut Findings) {
         }
     };
     contents(config, found);
-    if let Err(error) = probe(&config.data_dir) {
+    let is_full = room(config, found);
+    if let Err(error) = probe(&config.data_dir)
+        && !(is_full && error.kind() == io::ErrorKind::StorageFull)
+    {
         let allowed = "allowed is a directory that this user can write and sync, on a disk with room";
         found.problem(format!("data_dir: {path} can't be written: {error}; {allowed}"));
     }
-    room(config, found);
     // From the deepest up; what somebody put there meanwhile stays.
     for made in made.iter().rev() {
         if fs::remove_dir(made).is_err() {
@@ -162,19 +167,27 @@ fn about(bytes: u64) -> String {
     }
 }
 
-/// Whether a segment fits, and whether all of `journal.max_bytes` would.
-fn room(config: &Config, found: &mut Findings) {
+/// Whether a segment fits, and whether all of `journal.max_bytes` would. `true` on a full disk.
+fn room(config: &Config, found: &mut Findings) -> bool {
     let (path, journal) = (config.data_dir.display(), &config.journal);
     let free = match RealDisk.free_bytes(&config.data_dir) {
         Ok(free) => free,
-        Err(error) => return found.warning(format!("data_dir: {path}: its free room can't be asked: {error}")),
+        Err(error) => {
+            found.warning(format!("data_dir: {path}: its free room can't be asked: {error}"));
+            return false;
+        }
     };
     let held: u64 =
         RealDisk.list(&config.data_dir.join("journal")).map_or(0, |files| files.iter().map(|(_, bytes)| *bytes).sum());
-    found.add(enough(free, held, journal).map(|finding| match finding {
-        Finding::Problem(text) => Finding::Problem(format!("data_dir: {path}: {text}")),
-        Finding::Warning(text) => Finding::Warning(format!("data_dir: {path}: {text}")),
-    }));
+    match enough(free, held, journal) {
+        Some(Finding::Problem(text)) => {
+            found.problem(format!("data_dir: {path}: {text}"));
+            return true;
+        }
+        Some(Finding::Warning(text)) => found.warning(format!("data_dir: {path}: {text}")),
+        None => {}
+    }
+    false
 }
 
 /// Judges free bytes and those that the journal holds already: full of its own segments it has what it needs.

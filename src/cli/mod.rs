@@ -6,7 +6,7 @@ pub mod serve;
 pub mod token;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
         }
         return ExitCode::from(2);
     }
-    let result = run(command, config, &problems);
+    let result = run(command, config, &problems, cli.config.as_deref());
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error)
@@ -96,12 +96,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, config: Config, problems: &[Problem]) -> anyhow::Result<()> {
+fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Path>) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match command {
         Command::Serve => {
             drop(out);
-            serve::run(config)
+            serve::run(config, file)
         }
         Command::Check => check::run(&config, problems, &mut out),
         Command::Config => Ok(out.write_all(config.to_toml().as_bytes())?),

@@ -1,6 +1,7 @@
 //! `pixelgate serve`: runs the gateway until a signal or a failure.
 
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -12,15 +13,14 @@ use crate::registry::tokens::FIRST_TOKEN_FILE;
 use crate::telemetry;
 
 /// Serves; `Ok` after a clean stop.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, file: Option<&Path>) -> anyhow::Result<()> {
     telemetry::start(&config.log_level, config.log_json);
     actix_web::rt::System::new().block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
-        let (data_dir, public_url) = (config.data_dir.clone(), config.server.public_url.clone());
+        let data_dir = config.data_dir.clone();
         let running = Running::start(config)?;
-        let pixels_url = running.management.map_or_else(|| public_url.clone(), |address| format!("http://{address}"));
-        greet(&data_dir, &public_url, &pixels_url)?;
+        greet(&data_dir, file, &running)?;
         running.ready();
         let failed = tokio::select! {
             _ = terminate.recv() => false,
@@ -36,21 +36,57 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     })
 }
 
-/// What to paste next. The token itself is never printed: the lines read its file.
-fn greet(data_dir: &Path, url: &str, pixels_url: &str) -> anyhow::Result<()> {
+/// What to paste next. The token itself is never printed: the lines read its file. They use the listeners' addresses,
+/// since a public URL may lead through a proxy that isn't there yet.
+fn greet(data_dir: &Path, file: Option<&Path>, running: &Running) -> anyhow::Result<()> {
     let token = data_dir.join(FIRST_TOKEN_FILE);
     if !token.exists() {
         return Ok(());
     }
-    let token = token.display();
+    let (token, url) = (quoted(&token), local(running.public));
+    let pixels_url = running.management.map_or_else(|| url.clone(), local);
+    let config = file.map(|file| format!(" --config {}", quoted(file))).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
         "pixelgate listens on {url}. Create a pixel, fire it, see it:\n\n\
-         ID=$(curl -s {pixels_url}/offsitepixels -H \"Authorization: OAuth $(cat '{token}')\" \
+         ID=$(curl -s {pixels_url}/offsitepixels -H \"Authorization: OAuth $(cat {token})\" \
          -d 'fb_ad_account_id=9&name=Shoes purchase&tag=CHECKOUT' | tr -cd 0-9)\n\
          curl -i \"{url}/offsite_event.php?id=$ID&value=0.01&currency=GBP\" -o /dev/null -D -\n\
-         pixelgate journal tail    # or: cargo run --release -- journal tail\n"
+         pixelgate journal tail{config}    # or: cargo run --release -- journal tail{config}\n"
     )?;
     Ok(out.flush()?)
+}
+
+/// The URL of a listener from its own machine.
+fn local(mut address: SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("http://{address}")
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_to_paste_reach_the_listener_and_the_file() {
+        for (address, url) in [
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("0.0.0.0:80", "http://127.0.0.1:80"),
+            ("[::]:80", "http://[::1]:80"),
+            ("192.0.2.1:80", "http://192.0.2.1:80"),
+        ] {
+            assert_eq!(local(address.parse().unwrap()), url);
+        }
+        assert_eq!(quoted(Path::new("it's here")), r"'it'\''s here'");
+    }
 }

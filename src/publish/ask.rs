@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
 
 use super::Options;
 
 /// What came of asking.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// No client can be made: a file that is missing, properties that don't go together.
-    Unusable(String),
     /// Nobody answered, or not to us.
     Unanswered(String),
     /// The longest message that the events topic takes, and who says so.
@@ -26,19 +25,29 @@ pub enum Answer {
     },
 }
 
-/// Asks how long an event's message may be; takes at most about twice `timeout`.
-pub fn longest_message(options: &Options, timeout: Duration) -> Answer {
+type Clients = (BaseConsumer, AdminClient<DefaultClientContext>);
+
+fn clients(options: &Options) -> KafkaResult<Clients> {
     let mut base = ClientConfig::new();
     base.set("bootstrap.servers", options.brokers.join(","));
     for (name, property) in options.client.iter() {
         base.set(name, property.expose());
     }
     // What librdkafka would say on stderr is in the answer.
-    base.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
-    let made = base.create::<BaseConsumer>().and_then(|consumer| Ok((consumer, base.create()?)));
-    let (consumer, admin): (BaseConsumer, AdminClient<DefaultClientContext>) = match made {
+    base.set_log_level(RDKafkaLogLevel::Emerg);
+    Ok((base.create()?, base.create()?))
+}
+
+/// Why librdkafka can't make a client, if so: a file that is missing, properties that don't go together. Asks nobody.
+pub fn refusal(options: &Options) -> Option<String> {
+    clients(options).err().map(|error| error.to_string())
+}
+
+/// Asks how long an event's message may be; takes at most about twice `timeout`.
+pub fn longest_message(options: &Options, timeout: Duration) -> Answer {
+    let (consumer, admin) = match clients(options) {
         Ok(clients) => clients,
-        Err(error) => return Answer::Unusable(error.to_string()),
+        Err(error) => return Answer::Unanswered(error.to_string()),
     };
     let metadata = match consumer.fetch_metadata(None, timeout) {
         Ok(metadata) => metadata,

@@ -14,6 +14,11 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Lines on this machine's disk may stand before it: overlay, or a small one.
+fn has_line(output: &Output, start: &str) -> bool {
+    stdout(output).lines().any(|line| line.starts_with(start))
+}
+
 fn run(site: &Site, command: &str, variables: &[(&str, &str)]) -> Output {
     let mut program = binary();
     program.arg(command).arg("--config").arg(site.config()).envs(variables.iter().copied());
@@ -68,7 +73,7 @@ fn a_running_gateway_may_be_checked() {
     assert!(stderr(&checked).contains(&gateway.id().to_string()), "a note names the holder: {}", stderr(&checked));
     let other = run(&site, "check", &[("PIXELGATE_NODE_ID", "somebody-else")]);
     assert_eq!(other.status.code(), Some(2));
-    assert!(stdout(&other).starts_with("node_id: "), "{}", stdout(&other));
+    assert!(has_line(&other, "node_id: "), "{}", stdout(&other));
     assert_eq!(gateway.stop(), Some(0));
 }
 
@@ -79,7 +84,7 @@ fn an_unreachable_kafka_is_a_warning_and_an_impossible_client_a_problem() {
     let mut variables = vec![("PIXELGATE_KAFKA__BROKERS", nobody.as_str())];
     let checked = run(&site, "check", &variables);
     assert_eq!(checked.status.code(), Some(0), "{}", stdout(&checked));
-    assert!(stdout(&checked).starts_with("warning: kafka.brokers: "), "{}", stdout(&checked));
+    assert!(has_line(&checked, "warning: kafka.brokers: "), "{}", stdout(&checked));
     variables.push(("PIXELGATE_KAFKA__CLIENT__SECURITY_PROTOCOL", "ssl"));
     variables.push(("PIXELGATE_KAFKA__CLIENT__SSL_CA_LOCATION", "no-such-file.pem"));
     for command in ["check", "serve"] {
@@ -111,9 +116,9 @@ fn management_on_a_public_address_is_a_warning_until_it_is_meant() {
     let public = format!("0.0.0.0:{}", site.public.port());
     let told = run(&site, "check", &[("PIXELGATE_SERVER__LISTEN", &public)]);
     assert_eq!(told.status.code(), Some(0));
-    assert!(stdout(&told).starts_with("warning: management.listen: "), "{}", stdout(&told));
+    assert!(has_line(&told, "warning: management.listen: "), "{}", stdout(&told));
     let variables = [("PIXELGATE_SERVER__LISTEN", &*public), ("PIXELGATE_MANAGEMENT__LISTEN", &public)];
-    assert_eq!(stdout(&run(&site, "check", &variables)), "");
+    assert!(!has_line(&run(&site, "check", &variables), "warning: management.listen: "));
 }
 
 #[test]

@@ -37,6 +37,8 @@ mod kill_loop;
 #[cfg(feature = "e2e")]
 mod outage;
 #[cfg(feature = "e2e")]
+mod precheck;
+#[cfg(feature = "e2e")]
 mod proxy;
 #[cfg(feature = "e2e")]
 mod refusal;
