@@ -119,8 +119,9 @@ fn an_existing_file_that_cannot_be_written_is_read() {
     let token = first_token(dir.path());
     let store = Store::open_degraded(dir.path().join(FILE), "no space left".into()).unwrap();
     assert!(matches!(store.access, Access::ReadOnly(_)));
-    // Its directory is elsewhere, so that the keeper can't repair it.
-    let registry = Registry::with_store(store, options(Path::new("/nonexistent")), clock()).unwrap();
+    // Its directory can't be, not even for root, so that the keeper can't repair it.
+    let nowhere = dir.path().join(FILE).join("nowhere");
+    let registry = Registry::with_store(store, options(&nowhere), clock()).unwrap();
     registry.keeper.stop();
     assert_eq!(registry.find(id).unwrap().pixel.name.as_deref(), Some("one"));
     assert!(registry.check_token(&hash(token.as_bytes())).unwrap().is_some());
