@@ -131,6 +131,7 @@ impl Running {
         let metrics = Arc::new(Metrics::new(clock.now()));
         let journal =
             Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
+        journal.inflight().bound(config.server.max_inflight_bytes);
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(Refusal::of_registry)?;
         let mut publisher = None;
         if !config.kafka.brokers.is_empty() {
@@ -235,8 +236,8 @@ impl Parts {
         let (value, currency) = config.snippet.clone();
         let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
         Arc::new(management::State {
-            max_body_bytes: server.max_body_bytes,
-            body_timeout: server.body_timeout,
+            body: server.body(),
+            inflight: self.journal.inflight(),
             metrics: self.metrics.clone(),
             limits: self.limits.clone(),
             proxies: self.proxies.clone(),
@@ -254,9 +255,9 @@ impl Parts {
     ) -> anyhow::Result<Server> {
         let server = config.server.clone();
         let bounds = Bounds {
-            max_body_bytes: server.max_body_bytes,
+            max_header_bytes: server.max_header_bytes,
             max_uri_bytes: server.max_uri_bytes,
-            body_timeout: server.body_timeout,
+            body: server.body(),
         };
         let has_own = config.own_management().is_some();
         let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
@@ -271,8 +272,8 @@ impl Parts {
             let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
             let (limits, rejects) = (limits.clone(), rejects.clone());
             let ingest = Ingest::new(options, node_id.clone(), registry, limits, appender, clock, rejects);
-            let worker =
-                Rc::new(collect::Worker { ingest, proxies: proxies.clone(), bounds, metrics: metrics.worker() });
+            let (proxies, inflight, metrics) = (proxies.clone(), journal.inflight(), metrics.worker());
+            let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, metrics });
             let app = App::new().configure(|services| collect::configure(services, worker));
             match has_own {
                 true => app,

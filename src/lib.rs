@@ -11,6 +11,7 @@ pub mod config;
 pub mod event;
 pub mod filesystem;
 pub mod http;
+pub mod inflight;
 pub mod ingest;
 pub mod journal;
 pub mod limits;

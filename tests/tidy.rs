@@ -21,7 +21,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("secret", ""),
     ("event", "record pixel time"),
     ("limits", "pixel time"),
-    ("journal", "record time"),
+    ("inflight", ""),
+    ("journal", "record time inflight"),
     ("node", "time"),
     ("filesystem", ""),
     ("upstream", "pixel time"),
@@ -31,7 +32,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("ingest", "record pixel time event limits journal registry feed rejects"),
     ("publish", "record time secret journal"),
     ("telemetry", ""),
-    ("http", "record pixel time event limits journal registry upstream feed ingest publish metrics"),
+    ("http", "record pixel time event limits inflight journal registry upstream feed ingest publish metrics"),
     ("metrics", "record pixel time event limits journal registry upstream feed ingest publish"),
     (
         "config",

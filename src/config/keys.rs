@@ -80,12 +80,25 @@ pub(super) const KEYS: &[Key] = &[
         "Proxies whose X-Forwarded-For is believed, as 10.0.0.0/8 or 10.1.2.3. None, []: visitors connect directly.",
     ),
     key("server.max_connections", Number(1, 1_000_000), "10000", "Open connections, all workers together."),
+    key(
+        "server.max_header_bytes",
+        Size(KIB, 96 * KIB),
+        "32KiB",
+        "Longest headers of an event request in all, else 431 header_too_large.",
+    ),
     key("server.max_uri_bytes", Size(256, 64 * KIB), "16KiB", "Longest request target, else 414 uri_too_long."),
     key(
         "server.body_timeout",
         Span(100, HOUR),
         "10s",
         "Longest pause between two chunks of a body, else 408 body_timeout.",
+    ),
+    key(
+        "server.max_inflight_bytes",
+        Size(64 * KIB, 16 * GIB),
+        "32MiB",
+        "Bodies being read and records waiting for the disk, in all, else 503 overloaded. At least \
+         limits.max_body_bytes.",
     ),
     key(
         "server.shutdown_delay",

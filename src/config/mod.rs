@@ -24,7 +24,7 @@ use source::Source;
 use words::Words;
 
 use crate::event::privacy::{self, ClientIp, UrlQuery};
-use crate::http::client;
+use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
 use crate::{journal, limits, publish, registry};
 
@@ -75,6 +75,10 @@ pub struct Server {
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// `server.max_connections`, per process.
     pub max_connections: usize,
+    /// `server.max_header_bytes`.
+    pub max_header_bytes: usize,
+    /// `server.max_inflight_bytes`.
+    pub max_inflight_bytes: u64,
     /// `server.max_uri_bytes`.
     pub max_uri_bytes: usize,
     /// `limits.max_body_bytes`.
@@ -156,11 +160,20 @@ fn server(from: &Words) -> Server {
             .optional_list("server.trusted_proxies")
             .map(|nets| nets.iter().filter_map(|net| client::parse_net(net)).collect()),
         max_connections: from.count("server.max_connections"),
+        max_header_bytes: from.size("server.max_header_bytes") as usize,
+        max_inflight_bytes: from.size("server.max_inflight_bytes"),
         max_uri_bytes: from.size("server.max_uri_bytes") as usize,
         max_body_bytes: from.size("limits.max_body_bytes") as usize,
         body_timeout: from.span("server.body_timeout"),
         shutdown_delay: from.span("server.shutdown_delay"),
         shutdown_timeout: from.span("server.shutdown_timeout"),
+    }
+}
+
+impl Server {
+    /// Bounds of a body, on each listener.
+    pub fn body(&self) -> body::Bounds {
+        body::Bounds { max_bytes: self.max_body_bytes, pause: self.body_timeout }
     }
 }
 

@@ -9,7 +9,7 @@ use toml::Value;
 use super::keys::{Default, KEYS, Key};
 use super::kind::{Kind, Word};
 use super::source::{Problem, Source};
-use super::units::Limit;
+use super::units::{self, Limit};
 use crate::pixel::Pixel;
 use crate::publish::properties::Properties;
 
@@ -52,6 +52,7 @@ impl Words {
         }
         let mut words = Words(words);
         words.derive();
+        words.relate(&mut source.problems);
         words.cross_check(&mut source.problems);
         (words, source.finish())
     }
@@ -78,6 +79,16 @@ impl Words {
                     problems.push(Problem::new(path, text));
                 }
             }
+        }
+    }
+
+    /// What is wrong between keys.
+    fn relate(&self, problems: &mut Vec<Problem>) {
+        let (inflight, body) = (self.size("server.max_inflight_bytes"), self.size("limits.max_body_bytes"));
+        if inflight < body {
+            let (inflight, body) = (units::write_bytes(inflight), units::write_bytes(body));
+            let text = format!("{inflight} has no room for a body; allowed is limits.max_body_bytes ({body}) and more");
+            problems.push(Problem::new("server.max_inflight_bytes", text));
         }
     }
 

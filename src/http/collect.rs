@@ -5,16 +5,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::dev::RequestHead;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use futures_util::StreamExt;
 
-use super::client::{Proxies, Visitor};
+use super::body::{self, Fault};
+use super::client::Proxies;
 use super::reply::Shape;
 use crate::event::rejection::Rejection;
-use crate::event::{Body, Client, RawEvent};
+use crate::event::{Body, Client, RawEvent, Warnings};
+use crate::inflight::Inflight;
 use crate::ingest::{Denied, Ingest, Kept, Outcome};
 use crate::metrics::{self, Route};
 use crate::time::{Clock, SystemClock};
@@ -25,12 +27,12 @@ const TAG: &str = include_str!("tag.js");
 /// Bounds of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// `limits.max_body_bytes`.
-    pub max_body_bytes: usize,
+    /// `server.max_header_bytes`.
+    pub max_header_bytes: usize,
     /// `server.max_uri_bytes`.
     pub max_uri_bytes: usize,
-    /// `server.body_timeout`: between two chunks.
-    pub body_timeout: Duration,
+    /// Of the body.
+    pub body: body::Bounds,
 }
 
 /// What a worker's routes share.
@@ -39,8 +41,10 @@ pub struct Worker {
     pub ingest: Ingest,
     /// Whose requests they are.
     pub proxies: Arc<Proxies>,
-    /// Bounds.
+    /// Bounds of one request.
     pub bounds: Bounds,
+    /// The bound of all bodies and records together.
+    pub inflight: Arc<Inflight>,
     /// The worker's counters.
     pub metrics: metrics::Worker,
 }
@@ -105,10 +109,10 @@ async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -
     let begun = SystemClock.monotonic();
     let head = request.head();
     let shape = Shape::of(&head.method, &head.headers);
-    let visitor = worker.proxies.visitor(request);
-    let reply = match offer(worker, request, &visitor, begun, payload).await {
-        Ok(Some((outcome_id, warnings))) => shape.accepted(outcome_id, warnings),
-        Ok(None) => shape.preflight(),
+    let reply = match offer(worker, request, begun, payload).await {
+        Ok(Told::Ignored(warnings)) => shape.accepted(None, warnings),
+        Ok(Told::Accepted(id, warnings)) => shape.accepted(Some(id), warnings),
+        Ok(Told::Preflight) => shape.preflight(),
         Err(denied) => {
             // No await lies between the decision and this count.
             worker.metrics.rejected(denied.refusal.reason);
@@ -119,34 +123,24 @@ async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -
     reply
 }
 
-type Told = Option<(Option<[u8; 16]>, crate::event::Warnings)>;
+/// What a request is told that is not refused.
+enum Told {
+    Preflight,
+    Ignored(Warnings),
+    Accepted([u8; 16], Warnings),
+}
 
 async fn offer(
     worker: &Worker,
     request: &HttpRequest,
-    visitor: &Visitor,
     begun: Duration,
-    payload: web::Payload,
+    mut payload: web::Payload,
 ) -> Result<Told, Denied> {
     let head = request.head();
+    let visitor = worker.proxies.visitor(request);
     if let (Some(ip), true) = (visitor.ip, visitor.is_own) {
         worker.ingest.admit(ip, begun)?;
     }
-    let target_bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if target_bytes > worker.bounds.max_uri_bytes {
-        return Err(Rejection::UriTooLong.into());
-    }
-    let body = match head.method {
-        Method::GET | Method::HEAD => Bytes::new(),
-        Method::POST => collect(&worker.bounds, &head.headers, payload).await?,
-        Method::OPTIONS => return Ok(None),
-        _ => return Err(Rejection::MethodNotAllowed.into()),
-    };
-    // From here to the receipt nothing waits: the request is rejected now or enqueued now.
-    let content_type = text_header(&head.headers, header::CONTENT_TYPE).unwrap_or_default();
-    let raw = RawEvent { query: request.query_string().as_bytes(), body: read_as(&body, content_type)? };
-    let prefetch = [head.headers.get("sec-purpose"), head.headers.get("purpose")].into_iter().flatten();
-    let counts = head.method != Method::HEAD && !prefetch.into_iter().any(is_prefetch);
     let bytes = |name| head.headers.get(name).map(HeaderValue::as_bytes);
     let client = Client {
         ip: visitor.ip,
@@ -155,23 +149,64 @@ async fn offer(
         cookie: bytes(header::COOKIE),
         gpc: head.headers.get("sec-gpc").is_some_and(|value| value == "1"),
     };
-    let offered = worker.ingest.offer(raw, &client, counts);
+    let query = request.query_string().as_bytes();
+    let prefetch = [head.headers.get("sec-purpose"), head.headers.get("purpose")].into_iter().flatten();
+    let counts = head.method != Method::HEAD && !prefetch.into_iter().any(is_prefetch);
+    // Held until the record has taken over, so that nothing is ever in flight uncounted.
+    let mut room = worker.inflight.body();
+    let read = match (worker.bounds.check(head), &head.method) {
+        (Err(reason), _) => Err(reason),
+        (Ok(()), &Method::GET | &Method::HEAD) => Ok(Bytes::new()),
+        (Ok(()), &Method::POST) => {
+            body::collect(&worker.bounds.body, &head.headers, &mut payload, &mut room).await.map_err(reason_of)
+        }
+        (Ok(()), &Method::OPTIONS) => return Ok(Told::Preflight),
+        (Ok(()), _) => Err(Rejection::MethodNotAllowed),
+    };
+    // From here to the receipt nothing waits: the request is rejected now or enqueued now.
+    let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, &head.headers));
+    let raw = RawEvent { query, body: *read.as_ref().unwrap_or(&Body::None) };
+    let offered = read.map_err(Denied::from).and_then(|_| worker.ingest.offer(raw, &client, counts));
     if let (Err(denied), true) = (&offered, counts)
         && worker.ingest.keep_rejected(denied.refusal, &raw, &client) == Kept::Dropped
     {
         worker.metrics.reject_dropped();
     }
+    drop(room);
     match offered? {
         Outcome::Ignored(warnings) => {
             worker.metrics.ignored();
             worker.metrics.warned(warnings);
-            Ok(Some((None, warnings)))
+            Ok(Told::Ignored(warnings))
         }
         Outcome::Accepted(accepted) => {
             worker.metrics.warned(accepted.warnings);
             accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
-            Ok(Some((Some(accepted.id), accepted.warnings)))
+            Ok(Told::Accepted(accepted.id, accepted.warnings))
         }
+    }
+}
+
+impl Bounds {
+    /// What is looked at before anything is read.
+    fn check(&self, head: &RequestHead) -> Result<(), Rejection> {
+        // As they were sent, but for blanks: name, colon, blank, value, end of line.
+        let line_bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+        if head.headers.iter().map(line_bytes).sum::<usize>() > self.max_header_bytes {
+            return Err(Rejection::HeaderTooLarge);
+        }
+        let target_bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if target_bytes > self.max_uri_bytes { Err(Rejection::UriTooLong) } else { Ok(()) }
+    }
+}
+
+fn reason_of(fault: Fault) -> Rejection {
+    match fault {
+        Fault::Encoded => Rejection::UnsupportedMediaType,
+        Fault::TooLarge => Rejection::BodyTooLarge,
+        Fault::Late => Rejection::BodyTimeout,
+        Fault::Broken => Rejection::MalformedBody,
+        Fault::NoRoom => Rejection::Overloaded,
     }
 }
 
@@ -179,15 +214,13 @@ fn is_prefetch(value: &HeaderValue) -> bool {
     memchr::memmem::find(value.as_bytes(), b"prefetch").is_some()
 }
 
-fn text_header(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
 /// What a body is read as, by its media type.
-fn read_as<'a>(body: &'a [u8], content_type: &'a str) -> Result<Body<'a>, Rejection> {
+fn read_as<'a>(body: &'a [u8], headers: &'a HeaderMap) -> Result<Body<'a>, Rejection> {
     if body.is_empty() {
         return Ok(Body::None);
     }
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(Ok(""), HeaderValue::to_str);
+    let content_type = content_type.map_err(|_| Rejection::UnsupportedMediaType)?;
     let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     match kind.trim().to_ascii_lowercase().as_str() {
         "application/x-www-form-urlencoded" => Ok(Body::Form(body)),
@@ -201,30 +234,6 @@ fn read_as<'a>(body: &'a [u8], content_type: &'a str) -> Result<Body<'a>, Reject
             boundary.map(|boundary| Body::Multipart(body, boundary)).ok_or(Rejection::MalformedBody)
         }
         _ => Err(Rejection::UnsupportedMediaType),
-    }
-}
-
-/// The body, within its bounds of size and time.
-async fn collect(bounds: &Bounds, headers: &HeaderMap, mut payload: web::Payload) -> Result<Bytes, Rejection> {
-    let encoded = text_header(headers, header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
-    if encoded {
-        return Err(Rejection::UnsupportedMediaType);
-    }
-    let declared = text_header(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > bounds.max_body_bytes as u64) {
-        return Err(Rejection::BodyTooLarge);
-    }
-    let mut body = Vec::new();
-    loop {
-        match tokio::time::timeout(bounds.body_timeout, payload.next()).await {
-            Err(_) => return Err(Rejection::BodyTimeout),
-            Ok(None) => return Ok(body.into()),
-            Ok(Some(Err(_))) => return Err(Rejection::MalformedBody),
-            Ok(Some(Ok(chunk))) if body.len() + chunk.len() > bounds.max_body_bytes => {
-                return Err(Rejection::BodyTooLarge);
-            }
-            Ok(Some(Ok(chunk))) => body.extend_from_slice(&chunk),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The edges: what speaks HTTP. No decisions are made here but how to say them.
 
+pub mod body;
 pub mod client;
 pub mod collect;
 pub mod management;

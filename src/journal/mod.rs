@@ -62,6 +62,7 @@ use segment::{Identity, Paths};
 use view::View;
 use writer::{Sizes, Writer};
 
+use crate::inflight::Inflight;
 use crate::record::Position;
 use crate::time::Clock;
 
@@ -221,6 +222,11 @@ impl Journal {
     /// A worker's way in, and the future that the worker must run beside its requests.
     pub fn appender(&self) -> (Appender, Driver) {
         Appender::new(self.0.common.shared.clone())
+    }
+
+    /// What waits for the disk, under a bound that it may share with others.
+    pub fn inflight(&self) -> Arc<Inflight> {
+        self.0.common.shared.inflight().clone()
     }
 
     /// Reads durable records from `from` on.

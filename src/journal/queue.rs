@@ -1,6 +1,6 @@
 //! Between workers and committer: the bytes that wait, the room they were promised, and when to commit.
 //!
-//! Bounded in bytes by [`QUEUE_BYTES`] and by the room on disk; both are reserved before a record is taken.
+//! Bounded in bytes by what may be in flight and by the room on disk; both are reserved before a record is taken.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use super::append::{Refused, Slot};
 use super::frame::BATCH_HEADER_BYTES;
+use crate::inflight::Inflight;
 
-/// Most bytes that may wait for the disk: a fifth of a second of a disk that writes 160 MB/s, far above any real rate.
-pub const QUEUE_BYTES: u64 = 32 * 1024 * 1024;
 /// Advice for a client that found no room: publishing frees whole segments, which takes seconds.
 const FULL_RETRY: Duration = Duration::from_secs(30);
 
@@ -80,7 +79,8 @@ pub struct Shared {
     full: AtomicBool,
     /// No further segment can be had: what room there is, is all there is. Else more is being allocated.
     exhausted: AtomicBool,
-    reserved: AtomicU64,
+    /// Records in it are reserved: promised and not yet written.
+    inflight: Arc<Inflight>,
     room: AtomicU64,
 }
 
@@ -99,7 +99,7 @@ impl Shared {
             state: AtomicU8::new(OPEN),
             full: AtomicBool::new(false),
             exhausted: AtomicBool::new(false),
-            reserved: AtomicU64::new(0),
+            inflight: Arc::default(),
             room: AtomicU64::new(0),
         }
     }
@@ -107,6 +107,11 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // The only code that runs under it copies bytes; a panic there (out of memory) ends the process anyway.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits, and what else is under its bound.
+    pub fn inflight(&self) -> &Arc<Inflight> {
+        &self.inflight
     }
 
     /// Whether records are taken at all.
@@ -120,12 +125,12 @@ impl Shared {
 
     /// Promises room for `bytes`.
     pub fn reserve(&self, bytes: u64) -> Result<(), Refused> {
-        let all = self.reserved.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let all = self.inflight.add_record(bytes);
         let room = self.room.load(Ordering::Acquire);
-        if all <= room.min(QUEUE_BYTES) {
+        if all <= room && self.inflight.has_room_for(all) {
             return Ok(());
         }
-        self.reserved.fetch_sub(bytes, Ordering::AcqRel);
+        self.inflight.remove_records(bytes);
         if all > room && self.exhausted.load(Ordering::Acquire) {
             self.full.store(true, Ordering::Release);
             return Err(Refused::Full { retry_after: FULL_RETRY });
@@ -212,7 +217,7 @@ impl Shared {
     pub fn settle(&self, room: u64, written: u64) {
         // Room first: for a moment too little is promised, never too much.
         self.room.store(room, Ordering::Release);
-        self.reserved.fetch_sub(written, Ordering::AcqRel);
+        self.inflight.remove_records(written);
     }
 
     /// Wakes the committer for its upkeep, such as after the cursor moved.

@@ -10,6 +10,7 @@ mod gateway;
 mod load;
 mod random;
 
+mod bounds;
 mod cli;
 mod config;
 mod crash;

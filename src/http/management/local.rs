@@ -1,13 +1,15 @@
 //! Management requests answered by this gateway's own registry: the flat list of checks, and the three answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpMessage, HttpRequest, web};
-use futures_util::StreamExt;
 
 use super::wire::{self, Malformed, Params, View};
 use super::{Failure, State, authorise};
+use crate::http::body::{self, Fault};
+use crate::inflight;
 use crate::pixel::PixelId;
 use crate::registry::tokens::Grant;
 use crate::registry::{Entry, NewPixel, is_ad_account};
@@ -148,51 +150,45 @@ fn malformed(why: Malformed) -> Failure {
 
 /// The parameters of a creation: those of the query, over them those of the body.
 async fn read_params(state: &State, request: &HttpRequest, payload: &mut web::Payload) -> Result<Params, Failure> {
-    let unsupported =
-        |text: &'static str| Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", text);
-    if request.headers().get_all(header::CONTENT_ENCODING).any(|value| value.as_bytes() != b"identity") {
-        return Err(unsupported("An encoded body can't be read: send it without Content-Encoding"));
-    }
     let mut params = Params::default();
     params.read_form(request.query_string().as_bytes()).map_err(malformed)?;
-    let body = read_body(state, request, payload).await?;
+    let mut room = state.inflight.body();
+    let body = read_body(state, request, payload, &mut room).await?;
     let read = match request.content_type().trim().to_ascii_lowercase().as_str() {
         _ if body.is_empty() => Ok(()),
         "application/x-www-form-urlencoded" => params.read_form(&body),
         "application/json" => params.read_json(&body),
         _ => {
             let text = "The body must be application/x-www-form-urlencoded or application/json";
-            return Err(unsupported(text));
+            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", text));
         }
     };
     read.map_err(malformed)?;
     Ok(params)
 }
 
-async fn read_body(state: &State, request: &HttpRequest, payload: &mut web::Payload) -> Result<Vec<u8>, Failure> {
-    let max = state.max_body_bytes;
-    let too_large = || {
-        let text = format!("The body has more than {max} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
-    };
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > max as u64) {
-        return Err(too_large());
-    }
-    let mut body = Vec::new();
-    loop {
-        let Ok(chunk) = tokio::time::timeout(state.body_timeout, payload.next()).await else {
-            let text = "The body did not arrive in time";
-            return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", text));
-        };
-        match chunk {
-            None => return Ok(body),
-            Some(Ok(bytes)) if body.len() + bytes.len() > max => return Err(too_large()),
-            Some(Ok(bytes)) => body.extend_from_slice(&bytes),
-            Some(Err(_)) => {
-                let text = "The body could not be read to its end";
-                return Err(Failure::new(StatusCode::BAD_REQUEST, "malformed_body", text));
-            }
+async fn read_body(
+    state: &State,
+    request: &HttpRequest,
+    payload: &mut web::Payload,
+    room: &mut inflight::Body<'_>,
+) -> Result<web::Bytes, Failure> {
+    let failure = |status, kind, text: &'static str| Failure::new(status, kind, text);
+    body::collect(&state.body, request.headers(), payload, room).await.map_err(|fault| match fault {
+        Fault::Encoded => {
+            let text = "An encoded body can't be read: send it without Content-Encoding";
+            failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", text)
         }
-    }
+        Fault::TooLarge => {
+            let text = format!("The body has more than {} bytes", state.body.max_bytes);
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+        }
+        Fault::Late => failure(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time"),
+        Fault::Broken => failure(StatusCode::BAD_REQUEST, "malformed_body", "The body could not be read to its end"),
+        Fault::NoRoom => {
+            let text = "Too many requests are in flight";
+            let failure = failure(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text);
+            Failure { retry_after: Some(Duration::from_secs(1)), ..failure }
+        }
+    })
 }

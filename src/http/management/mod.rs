@@ -17,8 +17,10 @@ use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
 use self::wire::Snippet;
+use super::body;
 use super::client::Proxies;
 use super::reply::over_limit;
+use crate::inflight::Inflight;
 use crate::limits::{self, Limits, Over};
 use crate::metrics::{Metrics, Route};
 use crate::registry::tokens::{self, Grant};
@@ -50,10 +52,10 @@ pub struct State {
     pub clock: Arc<dyn Clock>,
     /// Counts the answers.
     pub metrics: Arc<Metrics>,
-    /// `limits.max_body_bytes`.
-    pub max_body_bytes: usize,
-    /// `server.body_timeout`: between two chunks.
-    pub body_timeout: Duration,
+    /// Bounds of one body.
+    pub body: body::Bounds,
+    /// The bound of all bodies and records together.
+    pub inflight: Arc<Inflight>,
 }
 
 impl State {
@@ -66,8 +68,8 @@ impl State {
             proxies: Arc::new(Proxies::new(None)),
             metrics: Arc::new(Metrics::new(clock.now())),
             clock,
-            max_body_bytes: 64 << 10,
-            body_timeout: Duration::from_secs(10),
+            body: body::Bounds { max_bytes: 64 << 10, pause: Duration::from_secs(10) },
+            inflight: Arc::default(),
         }
     }
 }

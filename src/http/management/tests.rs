@@ -182,7 +182,7 @@ async fn wrong_requests_name_the_parameter() {
 #[actix_web::test]
 async fn bodies_that_are_not_taken() {
     let bench = Bench::new();
-    let state = Arc::new(State { max_body_bytes: 100, ..bench.state() });
+    let state = Arc::new(State { body: body::Bounds { max_bytes: 100, ..bench.state().body }, ..bench.state() });
     for kind in ["text/plain", "multipart/form-data; boundary=x", "application/xml", ""] {
         let answer = ask(&state, post(&bench.token, kind, SHOES)).await;
         assert_eq!(answer.error(), "415 unsupported_media_type -", "{kind}");
@@ -351,7 +351,10 @@ async fn every_answer_carries_the_published_headers() {
 #[actix_web::test]
 async fn head_is_get_without_the_body_on_the_wire() {
     let bench = Bench::new();
-    let state = Arc::new(State { body_timeout: Duration::from_millis(50), ..bench.state() });
+    let state = Arc::new(State {
+        body: body::Bounds { pause: Duration::from_millis(50), ..bench.state().body },
+        ..bench.state()
+    });
     let server = HttpServer::new(move || {
         let state = Arc::clone(&state);
         App::new().configure(move |config| configure(config, state))
