@@ -41,7 +41,7 @@ pub struct Refusal(pub anyhow::Error);
 
 impl Refusal {
     /// Of a directory: in use, another node's.
-    fn of_claim(error: ClaimError) -> anyhow::Error {
+    pub fn of_claim(error: ClaimError) -> anyhow::Error {
         match error {
             ClaimError::Io { .. } => error.into(),
             _ => Refusal(error.into()).into(),
@@ -49,7 +49,7 @@ impl Refusal {
     }
 
     /// Of a journal: a newer program's, another journal's.
-    fn of_journal(error: OpenError) -> anyhow::Error {
+    pub fn of_journal(error: OpenError) -> anyhow::Error {
         match error {
             OpenError::Newer { .. } | OpenError::Foreign { .. } => Refusal(error.into()).into(),
             _ => error.into(),

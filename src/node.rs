@@ -59,7 +59,7 @@ pub enum ClaimError {
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 /// The file of the directory's name.
-const NAME: &str = "node_id";
+pub const NAME: &str = "node_id";
 /// Longest node id: it is part of every record and of Kafka's transactional id.
 pub const MAX_NODE_ID_BYTES: usize = 64;
 

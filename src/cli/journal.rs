@@ -1,6 +1,7 @@
 //! `pixelgate journal …`: a look at the records of a running or crashed gateway. Never writes, takes no lock.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -12,11 +13,15 @@ use crate::journal::books::{self, count};
 use crate::journal::disk::RealDisk;
 use crate::journal::read::Log;
 use crate::journal::segment::Paths;
-use crate::journal::{Batch, Next};
+use crate::journal::{Batch, Commit, Journal, Next, Observer};
+use crate::node::{self, Node};
 use crate::record::{Kind, Position};
+use crate::time::SystemClock;
 
 /// How often a followed journal is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
+/// How long the journal may take to close.
+const CLOSE: Duration = Duration::from_secs(20);
 /// Records that `tail` begins with.
 const TAIL: u64 = 10;
 
@@ -45,6 +50,56 @@ pub enum Command {
         #[command(flatten)]
         filter: Filter,
     },
+    /// Publish what is left in the directory of a gateway that is gone, as that gateway would. Needs its lock.
+    Publish {
+        /// Until everything is delivered (or parked).
+        #[arg(long, required = true)]
+        until_empty: bool,
+        /// Give up after so many seconds; without it, Kafka is waited for until a signal comes.
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
+}
+
+/// A directory that is ours to publish from.
+pub(super) struct Held {
+    /// Its lock and name.
+    pub(super) node: Node,
+    /// Its journal.
+    pub(super) journal: Journal,
+}
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn committed(&self, _: &Commit) {}
+}
+
+impl Held {
+    /// Takes the lock of a directory that is there, has a name, and somewhere to publish to.
+    pub(super) fn claim(config: &Config) -> anyhow::Result<Held> {
+        if config.kafka.brokers.is_empty() {
+            return Err(
+                Refusal(anyhow::anyhow!("kafka.brokers: none; allowed are HOST:PORT such as kafka-1:9092")).into()
+            );
+        }
+        // Looked at first: claiming would make a directory, and another name means another cursor.
+        Log::open(&config.data_dir).map_err(|error| Refusal(error.into()))?;
+        let name = config.data_dir.join(node::NAME);
+        if config.node_id.is_none() && !name.exists() {
+            let nameless = anyhow::anyhow!("node_id: {} is gone; set the node's own", name.display());
+            return Err(Refusal(nameless).into());
+        }
+        let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
+        let journal = Journal::open(config.journal.clone(), Arc::new(SystemClock), Arc::new(Quiet))
+            .map_err(Refusal::of_journal)?;
+        Ok(Held { node, journal })
+    }
+
+    /// Ends the journal's thread.
+    pub(super) fn close(&self) {
+        self.journal.close(CLOSE, &SystemClock);
+    }
 }
 
 /// Which records, and how.
@@ -67,8 +122,13 @@ enum Which {
 
 /// Runs one of them.
 pub fn run(command: &Command, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    if let Command::Publish { timeout, .. } = command {
+        return super::publish::run(config, timeout.map(Duration::from_secs), out);
+    }
     let mut log = Log::open(&config.data_dir).map_err(|error| Refusal(error.into()))?;
     match command {
+        // Done above: it takes the lock.
+        Command::Publish { .. } => {}
         Command::Stat => stat(&log, config, out)?,
         Command::Verify => verify(&log, out)?,
         Command::Tail { follow, filter } => tail(&mut log, *follow, *filter, out)?,

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod journal;
+pub mod parked;
+mod publish;
 pub mod serve;
 pub mod token;
 
@@ -14,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::app::Refusal;
 use crate::config::{self, Config, Problem};
 use crate::registry::tokens::Grant;
+use crate::telemetry;
 use crate::time::{Clock, SystemClock};
 
 /// Conversion event ingestion gateway: a 2xx means fdatasync'ed here.
@@ -38,6 +41,9 @@ enum Command {
     /// Look into the journal, also of a running or crashed gateway. Never writes.
     #[command(subcommand)]
     Journal(journal::Command),
+    /// Records that Kafka refused alone, for their size or content.
+    #[command(subcommand)]
+    Parked(parked::Command),
     /// Management tokens of the local registry.
     #[command(subcommand)]
     Token(Token),
@@ -98,6 +104,9 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Path>) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
+    if matches!(command, Command::Serve | Command::Parked(_) | Command::Journal(_)) {
+        telemetry::start(&config.log_level, config.log_json);
+    }
     match command {
         Command::Serve => {
             drop(out);
@@ -106,6 +115,7 @@ fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Pat
         Command::Check => check::run(&config, problems, &mut out),
         Command::Config => Ok(out.write_all(config.to_toml().as_bytes())?),
         Command::Journal(command) => journal::run(&command, &config, &mut out),
+        Command::Parked(command) => parked::run(&command, &config, &mut out),
         Command::Token(Token::Create(new)) => {
             let grant = Grant { name: new.name, ad_accounts: new.ad_accounts, read_only: new.read_only };
             token::create(&config.data_dir, &grant, SystemClock.now(), &mut out)

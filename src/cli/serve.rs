@@ -10,11 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::Running;
 use crate::config::Config;
 use crate::registry::tokens::FIRST_TOKEN_FILE;
-use crate::telemetry;
 
 /// Serves; `Ok` after a clean stop.
 pub fn run(config: Config, file: Option<&Path>) -> anyhow::Result<()> {
-    telemetry::start(&config.log_level, config.log_json);
     actix_web::rt::System::new().block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;

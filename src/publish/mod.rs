@@ -7,7 +7,8 @@
 //! handled within a session: tried in parts until one record is refused alone, which is parked (`parked`). Events are
 //! sent as they lie in the journal; nothing is parsed. Rejected records have a side lane (`rejects`).
 //!
-//! `sink` is the seam to Kafka, `kafka` the client library behind it, `fault` the one table of its error codes.
+//! `retry` offers parked records again. `sink` is the seam to Kafka, `kafka` the client library behind it, `fault` the
+//! one table of its error codes.
 
 mod ahead;
 pub mod ask;
@@ -18,6 +19,7 @@ pub mod parked;
 pub mod properties;
 mod refusal;
 mod rejects;
+pub mod retry;
 mod sink;
 mod stats;
 #[cfg(test)]
@@ -146,6 +148,11 @@ impl Publisher {
         );
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(move || work.run())?;
         Ok(Publisher { stats, stop_at, journal, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether the thread no longer publishes, until a person mends something and starts it anew.
+    pub fn is_at_end(&self) -> bool {
+        self.stats.is_at_end()
     }
 
     /// Publishes what is left, as long as it goes well and `timeout` lasts, and ends the thread. `false` if a

@@ -57,6 +57,7 @@ pub struct Stats {
     /// Rejected records that were not delivered; best effort.
     pub rejects_dropped: AtomicU64,
     reached: AtomicU64,
+    at_end: AtomicBool,
     in_hand: AtomicBool,
 }
 
@@ -101,6 +102,14 @@ impl Stats {
     /// Everything before this position is dealt with: delivered, parked, or known to be lost.
     pub fn reached(&self) -> Position {
         Position(self.reached.load(Ordering::Acquire))
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at_end.load(Ordering::Acquire)
+    }
+
+    pub(super) fn end(&self) {
+        self.at_end.store(true, Ordering::Release);
     }
 
     /// Whether records are with Kafka whose fate is not known yet.

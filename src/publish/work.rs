@@ -119,6 +119,7 @@ impl Work {
                 Ok(End::Stopped) => return,
                 Ok(End::Blocked(cause)) => {
                     self.stats.block(cause);
+                    self.stats.end();
                     while !self.pause(IDLE) {}
                     return;
                 }
@@ -241,7 +242,8 @@ impl Work {
         }
     }
 
-    fn unpark(&self, position: Position) -> Result<(), parked::ParkedError> {
+    /// Removes a parked file, and notes it.
+    pub(super) fn unpark(&self, position: Position) -> Result<(), parked::ParkedError> {
         parked::remove(self.journal.data_dir(), position)?;
         self.journal.unpark(position);
         Ok(())

@@ -1,6 +1,5 @@
 //! Tests from outside, in one binary: each module speaks to the program as its users do.
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends its test, as the test itself would")]
-#![cfg_attr(not(feature = "e2e"), expect(dead_code, reason = "some helpers serve only tests with a real Kafka"))]
 #![expect(clippy::print_stderr, reason = "seeds and offenders belong in the output of a failed test")]
 
 mod audit;
@@ -20,6 +19,7 @@ mod metrics;
 mod ops;
 mod schema;
 mod shutdown;
+mod stranded;
 
 #[cfg(feature = "e2e")]
 mod admin;

@@ -3,6 +3,7 @@
 mod flow;
 mod mock;
 mod parking;
+mod retry;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -203,6 +204,20 @@ impl Session for Connection {
     fn idle(&mut self) {}
 }
 
+/// A publisher's work, not begun.
+fn work(cluster: &Cluster, journal: &Journal) -> Work {
+    Work::new(
+        Box::new(cluster.clone()),
+        options(),
+        identity("test", journal),
+        journal.clone(),
+        Arc::new(Stats::default()),
+        Arc::new(StopAt::never()),
+        Arc::new(SystemClock),
+        Box::new(|_| {}),
+    )
+}
+
 /// A publisher on a thread, and what it handed to the side lane.
 struct Running {
     stats: Arc<Stats>,
@@ -217,19 +232,12 @@ impl Running {
         let (stats, stop_at) = (Arc::new(Stats::default()), Arc::new(StopAt::never()));
         let rejects = Arc::new(Mutex::new(Vec::new()));
         let lane = rejects.clone();
-        let work = Work::new(
-            Box::new(cluster.clone()),
-            options(),
-            identity("test", journal),
-            journal.clone(),
-            stats.clone(),
-            stop_at.clone(),
-            Arc::new(SystemClock),
-            Box::new(move |entry| {
-                assert_eq!(entry.head.kind, Kind::Rejected);
-                lane.lock().unwrap().push(String::from_utf8(entry.body.to_vec()).unwrap());
-            }),
-        );
+        let mut work = work(cluster, journal);
+        (work.stats, work.stop_at) = (stats.clone(), stop_at.clone());
+        work.rejects = Box::new(move |entry| {
+            assert_eq!(entry.head.kind, Kind::Rejected);
+            lane.lock().unwrap().push(String::from_utf8(entry.body.to_vec()).unwrap());
+        });
         let thread = std::thread::spawn(move || work.run());
         Running { stats, stop_at, rejects, journal: journal.clone(), thread: Some(thread) }
     }
