@@ -46,10 +46,13 @@ fn run(inner: &Inner, stopping: &AtomicBool) {
     let mut failing = false;
     while !stopping.load(Ordering::Acquire) {
         thread::park_timeout(PERIOD);
-        match inner.recover() {
-            Ok(true) => tracing::info!("the registry can be written again"),
-            Ok(false) => {}
-            Err(error) => tracing::error!(%error, "the registry could be opened again, but not used"),
+        // Not on the way out: what is known must still be stored, but nobody asks for a repair.
+        if !stopping.load(Ordering::Acquire) {
+            match inner.recover() {
+                Ok(true) => tracing::info!("the registry can be written again"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the registry could be opened again, but not used"),
+            }
         }
         // Told once per change: a full disk would fill the log, too.
         match inner.persist() {
