@@ -313,6 +313,25 @@ fn the_contract_has_a_row_for_each_key() {
 }
 
 #[test]
+fn deployments_use_variables_that_the_program_knows() {
+    let known = pixelgate::config::reference::variables();
+    let mut offences = Vec::new();
+    let mut seen = 0;
+    for source in files(&["deploy"], &[]) {
+        for name in words_after(&source.text, "PIXELGATE_") {
+            let name = format!("PIXELGATE_{name}");
+            let fits = |known: &String| name == *known || known.ends_with("__") && name.starts_with(known.as_str());
+            seen += 1;
+            if !known.iter().any(fits) {
+                offences.push(format!("{}: the program knows no {name}", source.name()));
+            }
+        }
+    }
+    assert!(seen > 5, "the scan sees {seen} variables");
+    none(offences);
+}
+
+#[test]
 fn each_dependency_has_its_reason() {
     let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
     let reasons = fs::read_to_string(root().join("docs/decisions/0001-dependencies.md")).unwrap();

@@ -9,12 +9,16 @@ use super::source::{Problem, quoted};
 use super::units::{self, Limit};
 use crate::pixel::{Pixel, PixelId};
 use crate::publish::properties::{self, Properties};
+use crate::secret::Secret;
 
 /// What a key's value may be.
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A text that fits a rule.
     Text(Rule),
+    /// A text that nobody may see; a variable with `_FILE` behind its name reads it from a file.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the row registry.upstream_token is its user"))]
+    Secret,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A whole number, both ends included.
@@ -51,6 +55,7 @@ pub(super) struct Rule {
 pub(super) enum Word {
     Unset,
     Text(String),
+    Secret(Secret),
     Number(i64),
     Size(u64),
     Span(Duration),
@@ -75,7 +80,8 @@ impl Kind {
             (kind, value) => {
                 let word = kind.one(&value);
                 if word.is_none() {
-                    problems.push(Problem::new(path, format!("{} is not allowed; {}", shown(&value), kind.allowed())));
+                    let shown = if matches!(kind, Kind::Secret) { "what it has".to_owned() } else { shown(&value) };
+                    problems.push(Problem::new(path, format!("{shown} is not allowed; {}", kind.allowed())));
                 }
                 word
             }
@@ -90,6 +96,10 @@ impl Kind {
             |least: u64, most: u64| number().filter(|n| u64::try_from(*n).is_ok_and(|n| least <= n && n <= most));
         match self {
             Kind::Text(rule) => text.filter(|text| (rule.fits)(text)).map(|text| Word::Text(text.to_owned())),
+            Kind::Secret => {
+                let visible = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+                text.filter(visible).map(|text| Word::Secret(Secret::new(text.to_owned())))
+            }
             Kind::Choice(words) => text.filter(|text| words.contains(text)).map(|text| Word::Text(text.to_owned())),
             Kind::Number(least, most) => count(*least, *most).map(Word::Number),
             Kind::OrBrokers(most) => count(1, *most).or_else(|| number().filter(|n| *n == -1)).map(Word::Number),
@@ -118,6 +128,7 @@ impl Kind {
     pub(super) fn allowed(&self) -> String {
         match self {
             Kind::Text(rule) | Kind::List(rule) => rule.allowed.to_owned(),
+            Kind::Secret => "allowed are visible ASCII characters without spaces".to_owned(),
             Kind::Choice([""]) => "allowed is only \"\" in this version".to_owned(),
             Kind::Choice(words) => format!("allowed: {}", words.join(", ")),
             Kind::Number(least, most) => format!("allowed are whole numbers from {least} to {most}"),
@@ -245,6 +256,7 @@ impl Word {
         Some(match self {
             Word::Unset | Word::Properties(_) => return None,
             Word::Text(word) => text(word),
+            Word::Secret(secret) => Value::String(secret.to_string()),
             Word::Number(number) => Value::Integer(*number),
             Word::Size(bytes) => Value::String(units::write_bytes(*bytes)),
             Word::Span(span) => Value::String(units::write_span(*span)),

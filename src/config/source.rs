@@ -114,6 +114,9 @@ impl Source {
                 self.variables.insert(key.path.to_owned(), Value::String(value));
                 return;
             }
+            if matches!(key.kind, Kind::Secret) && name.strip_suffix(FILE) == Some(&whole) {
+                return self.secret_file(key.path, name, &value);
+            }
             if matches!(key.kind, Kind::Rate) {
                 for part in ["rate", "burst"] {
                     if name == format!("{whole}__{}", part.to_ascii_uppercase()) {
@@ -129,6 +132,20 @@ impl Source {
         }
         let nearest = nearest(name, KEYS.iter().map(|key| variable(key.path)));
         self.problem(&quoted(&path), format!("{name:?} is no variable of pixelgate; the nearest is {nearest}"));
+    }
+
+    /// A secret that stands in a file.
+    fn secret_file(&mut self, path: &'static str, name: &str, file: &str) {
+        match read_secret(file) {
+            Err(error) => {
+                self.problem(path, format!("{name} names {file:?}: {error}; allowed is a readable file"));
+            }
+            // Variables come in order of their names, so the one without `_FILE` is there already.
+            Ok(_) if self.variables.contains_key(path) => {
+                self.problem(path, format!("given by two variables, one of them {name}; allowed is one"));
+            }
+            Ok(text) => drop(self.variables.insert(path.to_owned(), Value::String(text))),
+        }
     }
 
     /// A librdkafka property, or the file that it stands in.

@@ -12,6 +12,7 @@ use super::source::{Problem, Source};
 use super::units::{self, Limit};
 use crate::pixel::Pixel;
 use crate::publish::properties::Properties;
+use crate::secret::Secret;
 
 /// By path; each key is in it.
 #[derive(Clone, PartialEq, Debug)]
@@ -113,6 +114,15 @@ impl Words {
 
     pub(super) fn text(&self, path: &str) -> String {
         self.optional_text(path).unwrap_or_else(|| mismatch(path, &Word::Unset)).to_owned()
+    }
+
+    #[expect(dead_code, reason = "the row registry.upstream_token is its user")]
+    pub(super) fn optional_secret(&self, path: &str) -> Option<&Secret> {
+        match self.get(path) {
+            Word::Secret(secret) => Some(secret),
+            Word::Unset => None,
+            other => mismatch(path, other),
+        }
     }
 
     /// The value that goes with the chosen word.

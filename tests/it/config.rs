@@ -1,6 +1,7 @@
 //! What `check` and `config` say of a config and of the machine, and that `serve` agrees.
 
 use std::fs;
+use std::path::Path;
 use std::process::Output;
 
 use super::client::Client;
@@ -130,4 +131,58 @@ fn the_config_that_holds_can_be_used_as_a_file() {
     assert!(text.contains("retention = \"36h\"") && text.contains("[redacted]") && !text.contains("hunter2"), "{text}");
     fs::write(site.config(), &text).unwrap();
     assert_eq!(stdout(&run(&site, "config", &[])), text);
+}
+
+/// `NAME=VALUE` and `NAME: VALUE` of our variables in a file of deploy/, comments left out.
+fn variables(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let Some(at) = line.find("PIXELGATE_") else { continue };
+        let Some((name, value)) = line[at..].split_once(['=', ':']) else { continue };
+        found.push((name.to_owned(), value.trim_end_matches('\\').trim().trim_matches('"').to_owned()));
+    }
+    found
+}
+
+#[test]
+fn what_is_deployed_fits_the_program() {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let site = Site::new("");
+    let data = site.data();
+    let check = |name: &str, config: &Path, variables: Vec<(String, String)>| {
+        let mut program = binary();
+        program.arg("check").arg("--config").arg(config).envs(variables).env("PIXELGATE_DATA_DIR", &data);
+        let checked = output(program);
+        assert_eq!(checked.status.code(), Some(0), "{name}: {}{}", stdout(&checked), stderr(&checked));
+    };
+    let reference = deploy.with_file_name("config").join("pixelgate.toml");
+    check("config/pixelgate.toml", &reference, Vec::new());
+    check("pixelgate-behind-proxy.toml", &deploy.join("pixelgate-behind-proxy.toml"), Vec::new());
+    let of = |name: &str, least: usize| {
+        let variables = variables(&fs::read_to_string(deploy.join(name)).unwrap());
+        assert!(variables.len() >= least, "{name}: the scan sees {variables:?}");
+        variables
+    };
+    check("pixelgate.service", &reference, of("pixelgate.service", 1));
+    check("Dockerfile", &reference, of("Dockerfile", 4));
+    // Its container runs the image, so the image's variables hold below its own.
+    check("compose.yaml", &reference, [of("Dockerfile", 4), of("compose.yaml", 4)].concat());
+}
+
+#[test]
+fn configs_in_documents_are_accepted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let site = Site::new("");
+    let mut seen = 0;
+    for name in ["README.md", "docs/operations.md", "docs/consumers.md", "docs/contract.md"] {
+        let text = fs::read_to_string(root.join(name)).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            fs::write(site.config(), block).unwrap();
+            let held = run(&site, "config", &[]);
+            assert_eq!(held.status.code(), Some(0), "{name}: {block}{}", stderr(&held));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "the scan sees none");
 }
