@@ -15,6 +15,7 @@ use anyhow::Context;
 use futures_util::future::join_all;
 
 use crate::config::Config;
+use crate::feed::Feed;
 use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
 use crate::http::ops::pulse::Pulse;
@@ -33,6 +34,9 @@ use crate::time::{Clock, SystemClock};
 
 /// How often the journal's health is looked at.
 const WATCH: Duration = Duration::from_millis(100);
+
+/// Most connections of the operators' listener: probes, scrapes, and the live feed's readers.
+const OPS_CONNECTIONS: usize = 256;
 
 /// An error that is the operator's to mend, and no new start: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +84,7 @@ pub struct Running {
     registry: Arc<Registry>,
     publisher: Option<Arc<Publisher>>,
     life: Arc<Life>,
+    feed: Arc<Feed>,
     config: Config,
     node: Node,
 }
@@ -141,13 +146,14 @@ impl Running {
         let (life, pulse) = (Arc::new(Life::default()), Pulse::new(config.server.workers));
         let limits = Arc::new(Limits::new(&config.limits));
         let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
-        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse };
+        let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
+        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed };
         let pixels = parts.management(&config);
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
         let public_server = parts.serve_public(&config, public, &node, pixels)?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
-        let ops_server = parts.serve_ops(ops, publishing)?;
-        let Parts { journal, registry, life, .. } = parts;
+        let ops_server = parts.serve_ops(ops, ops_address, publishing)?;
+        let Parts { journal, registry, life, feed, .. } = parts;
         let run = |server: Server| {
             let handle = server.handle();
             actix_web::rt::spawn(server);
@@ -164,6 +170,7 @@ impl Running {
             registry,
             publisher,
             life,
+            feed,
             config,
             node,
         })
@@ -191,6 +198,7 @@ impl Running {
     /// The contract's order of stopping. `true` if everything acknowledged is on disk and closed in time.
     pub async fn stop(self) -> bool {
         self.life.enter(Phase::Stopping);
+        self.feed.close();
         let server = &self.config.server;
         actix_web::rt::time::sleep(server.shutdown_delay).await;
         let listeners: Vec<&ServerHandle> = [&self.public_server].into_iter().chain(&self.management_server).collect();
@@ -214,6 +222,9 @@ impl Running {
             tracing::warn!(%error, "the registry could not be closed");
         }
         self.ops_server.stop(false).await;
+        let feed = self.feed.clone();
+        // Ended long ago; a fault in it is logged.
+        let _ = web::block(move || feed.join_thread()).await;
         closed
     }
 }
@@ -228,6 +239,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     life: Arc<Life>,
     pulse: Arc<Pulse>,
+    feed: Arc<Feed>,
 }
 
 impl Parts {
@@ -262,7 +274,7 @@ impl Parts {
         let has_own = config.own_management().is_some();
         let (options, node_id): (_, Arc<str>) = (config.ingest.clone(), node.node_id.as_str().into());
         let rejects = Allowance::new(server.workers, config.journal.max_bytes, config.journal.retention);
-        let (journal, registry) = (self.journal.clone(), self.registry.clone());
+        let (journal, registry, feed) = (self.journal.clone(), self.registry.clone(), self.feed.clone());
         let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
         let http = HttpServer::new(move || {
@@ -272,8 +284,9 @@ impl Parts {
             let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
             let (limits, rejects) = (limits.clone(), rejects.clone());
             let ingest = Ingest::new(options, node_id.clone(), registry, limits, appender, clock, rejects);
-            let (proxies, inflight, metrics) = (proxies.clone(), journal.inflight(), metrics.worker());
-            let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, metrics });
+            let (proxies, feed, inflight, metrics) =
+                (proxies.clone(), feed.clone(), journal.inflight(), metrics.worker());
+            let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics });
             let app = App::new().configure(|services| collect::configure(services, worker));
             match has_own {
                 true => app,
@@ -289,12 +302,20 @@ impl Parts {
         Ok(http.run())
     }
 
-    fn serve_ops(&self, listener: TcpListener, publishing: Option<Arc<publish::Stats>>) -> anyhow::Result<Server> {
+    fn serve_ops(
+        &self,
+        listener: TcpListener,
+        address: SocketAddr,
+        publishing: Option<Arc<publish::Stats>>,
+    ) -> anyhow::Result<Server> {
         let state = Arc::new(ops::State {
             journal: self.journal.clone(),
             registry: self.registry.clone(),
             limits: self.limits.clone(),
             proxies: self.proxies.clone(),
+            feed: self.feed.clone(),
+            heartbeat: ops::HEARTBEAT,
+            address,
             publishing,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),
@@ -308,6 +329,10 @@ impl Parts {
             App::new().configure(|services| ops::configure(services, state))
         })
         .workers(1)
+        .max_connections(OPS_CONNECTIONS)
+        .on_connect(ops::remember_connection)
+        // A reader of the live feed that closed its side has gone: its place must be free at once.
+        .h1_allow_half_closed(false)
         .disable_signals()
         .listen(listener)
         .context("ops.listen")?;

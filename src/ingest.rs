@@ -221,6 +221,15 @@ impl Ingest {
         // Refused for room: a rejected request is the first to be dropped.
         if appended.is_ok() { Kept::Journaled } else { Kept::Dropped }
     }
+
+    /// The record of a rejected request that the journal doesn't keep, for the live feed: its id and JSON.
+    pub fn rejected_record(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'_>) -> ([u8; 16], Vec<u8>) {
+        let (id, received) = self.identity();
+        let stamp = Stamp { id, received, node_id: &self.node_id };
+        let mut record = Vec::new();
+        encode::rejected(&mut record, &stamp, refusal, raw, client, &self.options.privacy);
+        (id, record)
+    }
 }
 
 /// What a rejected record takes beside its `raw`: names, identity, a long user agent and URL.

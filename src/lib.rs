@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod event;
+pub mod feed;
 pub mod filesystem;
 pub mod http;
 pub mod inflight;

@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("filesystem", ""),
     ("upstream", "pixel time"),
     ("registry", "pixel time upstream"),
-    ("feed", "record time"),
+    ("feed", "record pixel time journal"),
     ("rejects", "time"),
     ("ingest", "record pixel time event limits journal registry feed rejects"),
     ("publish", "record time secret journal"),

@@ -15,7 +15,8 @@ use super::body::{self, Fault};
 use super::client::Proxies;
 use super::reply::Shape;
 use crate::event::rejection::Rejection;
-use crate::event::{Body, Client, RawEvent, Warnings};
+use crate::event::{Body, Client, RawEvent, Refusal, Warnings};
+use crate::feed::Feed;
 use crate::inflight::Inflight;
 use crate::ingest::{Denied, Ingest, Kept, Outcome};
 use crate::metrics::{self, Route};
@@ -45,6 +46,8 @@ pub struct Worker {
     pub bounds: Bounds,
     /// The bound of all bodies and records together.
     pub inflight: Arc<Inflight>,
+    /// The live feed.
+    pub feed: Arc<Feed>,
     /// The worker's counters.
     pub metrics: metrics::Worker,
 }
@@ -82,6 +85,18 @@ fn counted(
 }
 
 impl Worker {
+    /// Keeps a rejected request if it may be kept; otherwise those who listen see it all the same.
+    fn refused(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'_>) {
+        let kept = self.ingest.keep_rejected(refusal, raw, client);
+        if kept == Kept::Dropped {
+            self.metrics.reject_dropped();
+        }
+        if kept != Kept::Journaled && self.feed.listens() {
+            let (id, record) = self.ingest.rejected_record(refusal, raw, client);
+            self.feed.show_rejected(refusal.pixel_id, id, record);
+        }
+    }
+
     fn count(&self, route: Route, request: &HttpRequest, reply: &HttpResponse, begun: Duration) {
         let took = SystemClock.monotonic().saturating_sub(begun);
         self.metrics.request(route, request.method().as_str(), reply.status().as_u16(), took);
@@ -167,10 +182,8 @@ async fn offer(
     let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, &head.headers));
     let raw = RawEvent { query, body: *read.as_ref().unwrap_or(&Body::None) };
     let offered = read.map_err(Denied::from).and_then(|_| worker.ingest.offer(raw, &client, counts));
-    if let (Err(denied), true) = (&offered, counts)
-        && worker.ingest.keep_rejected(denied.refusal, &raw, &client) == Kept::Dropped
-    {
-        worker.metrics.reject_dropped();
+    if let (Err(denied), true) = (&offered, counts) {
+        worker.refused(denied.refusal, &raw, &client);
     }
     drop(room);
     match offered? {

@@ -23,6 +23,7 @@ use shard::{Shard, Sums};
 
 use crate::event::Warning;
 use crate::event::rejection::Rejection;
+use crate::feed::Feed;
 use crate::journal::{self, Commit, Journal, Observer};
 use crate::limits::Limits;
 use crate::publish;
@@ -59,6 +60,8 @@ pub struct Sources<'a> {
     pub untrusted_forwarded_requests: u64,
     /// The publisher's figures; `None` without Kafka.
     pub publishing: Option<&'a publish::Stats>,
+    /// Its figures.
+    pub feed: &'a Feed,
     /// For ages.
     pub now: Timestamp,
 }
@@ -113,7 +116,8 @@ impl Metrics {
         self.journal(&stats, &mut page);
         publishing(sources, &stats, &mut page);
         registry(sources.registry, &mut page);
-        page.counter("pixelgate_feed_dropped_total", "Readers of /events dropped because they were too slow.").is(0.0);
+        let help = "Readers of /events dropped because they were too slow.";
+        page.counter("pixelgate_feed_dropped_total", help).is(sources.feed.dropped() as f64);
         self.build_and_process(&mut page);
         page.text()
     }

@@ -116,18 +116,23 @@ impl Client {
     }
 
     fn chunked(&mut self, body: &mut Vec<u8>) -> io::Result<()> {
-        loop {
-            let size = self.line()?;
-            let size = u64::from_str_radix(size.trim(), 16).map_err(|_| invalid(&size))?;
-            self.exactly(size, body)?;
-            let end = self.line()?;
-            if !end.is_empty() {
-                return Err(invalid(&end));
-            }
-            if size == 0 {
-                return Ok(());
-            }
+        while let Some(chunk) = self.chunk()? {
+            body.extend(chunk);
         }
+        Ok(())
+    }
+
+    /// Reads the next chunk of a chunked body; `None` at its end.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let size = self.line()?;
+        let size = u64::from_str_radix(size.trim(), 16).map_err(|_| invalid(&size))?;
+        let mut chunk = Vec::new();
+        self.exactly(size, &mut chunk)?;
+        let end = self.line()?;
+        if !end.is_empty() {
+            return Err(invalid(&end));
+        }
+        Ok((size > 0).then_some(chunk))
     }
 
     fn exactly(&mut self, bytes: u64, body: &mut Vec<u8>) -> io::Result<()> {

@@ -13,6 +13,7 @@ mod bounds;
 mod cli;
 mod config;
 mod crash;
+mod feed;
 mod limits;
 mod logs;
 mod metrics;

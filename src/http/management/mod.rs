@@ -271,7 +271,7 @@ async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failur
 }
 
 /// The token of an `Authorization` value with the scheme `OAuth` or `Bearer`.
-fn presented(value: &[u8]) -> Option<&[u8]> {
+pub(in crate::http) fn presented(value: &[u8]) -> Option<&[u8]> {
     let value = value.trim_ascii();
     let end = memchr::memchr(b' ', value)?;
     let (scheme, token) = (&value[..end], value[end..].trim_ascii());

@@ -1,17 +1,26 @@
 //! The operators' listener: liveness, readiness, figures.
 
+mod access;
+mod events;
 mod health;
 pub mod pulse;
 
+use std::any::Any;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
+use actix_web::dev::Extensions;
 use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
+pub use self::events::HEARTBEAT;
 pub use self::health::{Life, Phase};
 use self::pulse::Pulse;
 use super::client::Proxies;
+use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Sources};
@@ -31,6 +40,12 @@ pub struct State {
     pub proxies: Arc<Proxies>,
     /// The publisher's figures; `None` without Kafka.
     pub publishing: Option<Arc<Stats>>,
+    /// The live feed.
+    pub feed: Arc<Feed>,
+    /// How often it says that it lives.
+    pub heartbeat: Duration,
+    /// Where this listener listens.
+    pub address: SocketAddr,
     /// The program's own figures.
     pub metrics: Arc<Metrics>,
     /// For ages.
@@ -43,6 +58,19 @@ pub struct State {
     pub pulse: Arc<Pulse>,
 }
 
+/// A client's connection beneath HTTP, so that one can be cut from outside.
+#[derive(Clone, Debug)]
+struct Connection(Arc<TcpStream>);
+
+/// For [`actix_web::HttpServer::on_connect`] of this listener.
+pub fn remember_connection(stream: &dyn Any, data: &mut Extensions) {
+    let Some(stream) = stream.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
+    // Without a descriptor to spare, a reader that is too slow stays connected until it goes.
+    if let Ok(copy) = stream.as_fd().try_clone_to_owned() {
+        data.insert(Connection(Arc::new(TcpStream::from(copy))));
+    }
+}
+
 /// Mounts the routes.
 pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
     config
@@ -50,7 +78,8 @@ pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
         // Some balancers probe by HEAD.
         .service(web::resource("/livez").route(web::get().to(health::livez)).route(web::head().to(health::livez)))
         .service(web::resource("/readyz").route(web::get().to(health::readyz)).route(web::head().to(health::readyz)))
-        .route("/metrics", web::get().to(metrics));
+        .route("/metrics", web::get().to(metrics))
+        .route("/events", web::get().to(events::events));
 }
 
 fn state(request: &HttpRequest) -> &State {
@@ -71,6 +100,7 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
             limits: &state.limits,
             untrusted_forwarded_requests: state.proxies.untrusted_requests(),
             publishing: state.publishing.as_deref(),
+            feed: &state.feed,
             now: state.clock.now(),
         };
         state.metrics.page(&sources)
@@ -82,3 +112,6 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
         Err(_) => HttpResponse::InternalServerError().body("the figures can't be gathered at the moment\n"),
     }
 }
+
+#[cfg(test)]
+mod tests;

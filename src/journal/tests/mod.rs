@@ -16,7 +16,7 @@ use crate::time::SystemClock;
 
 /// Counts what it is told.
 #[derive(Default)]
-pub(super) struct Told(pub Mutex<Vec<Commit>>);
+pub(crate) struct Told(pub Mutex<Vec<Commit>>);
 
 impl Observer for Told {
     fn committed(&self, commit: &Commit) {
@@ -24,7 +24,7 @@ impl Observer for Told {
     }
 }
 
-pub(super) fn options(data_dir: &Path) -> Options {
+pub(crate) fn options(data_dir: &Path) -> Options {
     Options {
         data_dir: data_dir.to_path_buf(),
         acknowledge: Acknowledge::Synced,
@@ -36,7 +36,7 @@ pub(super) fn options(data_dir: &Path) -> Options {
     }
 }
 
-pub(super) fn open(options: Options) -> Journal {
+pub(crate) fn open(options: Options) -> Journal {
     Journal::open(options, Arc::new(SystemClock), Arc::new(Told::default())).unwrap()
 }
 
@@ -49,7 +49,7 @@ impl Wake for Unpark {
 }
 
 /// Runs a driver and a receipt on this thread until the receipt is done.
-pub(super) fn wait(driver: &mut Driver, mut receipt: Receipt) -> Result<(), Lost> {
+pub(crate) fn wait(driver: &mut Driver, mut receipt: Receipt) -> Result<(), Lost> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
@@ -61,14 +61,14 @@ pub(super) fn wait(driver: &mut Driver, mut receipt: Receipt) -> Result<(), Lost
     }
 }
 
-pub(super) fn head(kind: Kind, number: u64) -> Head {
+pub(crate) fn head(kind: Kind, number: u64) -> Head {
     let mut id = [0; 16];
     id[8..].copy_from_slice(&number.to_be_bytes());
     Head { kind, id, time_ms: number }
 }
 
 /// Appends records `numbers`, each of about `bytes`, and waits for the last.
-pub(super) fn append(journal: &Journal, numbers: std::ops::Range<u64>, bytes: usize) -> Result<(), Refused> {
+pub(crate) fn append(journal: &Journal, numbers: std::ops::Range<u64>, bytes: usize) -> Result<(), Refused> {
     let (appender, mut driver) = journal.appender();
     let mut last = None;
     for number in numbers {
@@ -91,7 +91,7 @@ pub(super) fn append(journal: &Journal, numbers: std::ops::Range<u64>, bytes: us
 }
 
 /// Everything a reader sees from `from` on: the numbers of records, and damage.
-pub(super) fn read(mut reader: Reader) -> (Vec<u64>, Vec<Damage>) {
+pub(crate) fn read(mut reader: Reader) -> (Vec<u64>, Vec<Damage>) {
     let (mut numbers, mut damages) = (Vec::new(), Vec::new());
     loop {
         match reader.read_next().unwrap() {
@@ -103,12 +103,12 @@ pub(super) fn read(mut reader: Reader) -> (Vec<u64>, Vec<Damage>) {
     }
 }
 
-pub(super) fn close(journal: Journal) {
+pub(crate) fn close(journal: Journal) {
     assert!(journal.close(Duration::from_secs(10), &SystemClock));
 }
 
 /// Leaves the directory as a killed process would: nothing is closed or marked.
-pub(super) fn copy_dir(from: &Path, to: &Path) {
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
