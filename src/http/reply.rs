@@ -32,11 +32,7 @@ impl Shape {
     /// From a request's head.
     pub fn of(method: &Method, headers: &HeaderMap) -> Shape {
         let accept = headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
-        Shape {
-            method: method.clone(),
-            origin: headers.get(header::ORIGIN).cloned(),
-            wants_json: memchr::memmem::find(accept, b"application/json").is_some(),
-        }
+        Shape { method: method.clone(), origin: headers.get(header::ORIGIN).cloned(), wants_json: wants_json(accept) }
     }
 
     fn is_image(&self) -> bool {
@@ -127,6 +123,12 @@ impl Shape {
             .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")))
             .body(problem.to_string())
     }
+}
+
+/// Whether `Accept` names the problem's type, by its own name or as what it is.
+fn wants_json(accept: &[u8]) -> bool {
+    let names = |name: &[u8]| memchr::memmem::find(accept, name).is_some();
+    names(b"json") && (names(b"application/json") || names(b"application/problem+json"))
 }
 
 /// What a 429 carries: `Retry-After`, and `RateLimit` and `RateLimit-Policy` as in
