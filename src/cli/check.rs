@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::app::Refusal;
 use crate::config::{Config, Problem};
 use crate::journal::disk::{Disk, RealDisk};
-use crate::journal::read::Log;
+use crate::journal::look::Log;
 use crate::journal::{self, OpenError};
 use crate::node::{self, ClaimError};
 use crate::preflight::{self, Finding};

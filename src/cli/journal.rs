@@ -11,7 +11,7 @@ use crate::app::Refusal;
 use crate::config::Config;
 use crate::journal::books::{self, count};
 use crate::journal::disk::RealDisk;
-use crate::journal::read::Log;
+use crate::journal::look::Log;
 use crate::journal::segment::Paths;
 use crate::journal::{Batch, Commit, Journal, Next, Observer};
 use crate::node::{self, Node};
@@ -168,7 +168,10 @@ fn stat(log: &Log, config: &Config, out: &mut impl Write) -> anyhow::Result<()> 
 }
 
 fn verify(log: &Log, out: &mut impl Write) -> anyhow::Result<()> {
-    let (mut reader, mut records, mut damages) = (log.reader(log.oldest()), 0, 0);
+    let (mut reader, mut records, mut damages) = (log.reader(log.oldest()), 0, log.beyond.len());
+    for damage in &log.beyond {
+        writeln!(out, "damage: {damage}")?;
+    }
     loop {
         match reader.read_next()? {
             Next::Batch(batch) => records += batch.entries().count(),
@@ -180,7 +183,7 @@ fn verify(log: &Log, out: &mut impl Write) -> anyhow::Result<()> {
             Next::End => break,
         }
     }
-    if let Some((segment, byte)) = log.torn {
+    if let Some((segment, byte)) = &log.torn {
         writeln!(out, "torn tail: segment {segment} byte {byte}: an unsynced batch, the next start cuts it")?;
     }
     writeln!(out, "{records} records readable, {damages} damaged stretches")?;

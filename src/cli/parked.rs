@@ -8,7 +8,7 @@ use anyhow::{anyhow, bail};
 use super::journal::Held;
 use crate::app::Refusal;
 use crate::config::Config;
-use crate::journal::read::Log;
+use crate::journal::look::Log;
 use crate::publish::parked;
 use crate::publish::retry::retry;
 use crate::time::{SystemClock, Timestamp};

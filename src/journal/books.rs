@@ -78,9 +78,12 @@ impl Books {
         self.parked.remove(&position);
     }
 
-    /// Notes damage, once; returns whether it is news.
+    /// Notes damage, once; returns whether it is news. What the cursor has passed was published, hence is not lost.
     pub fn damaged(&mut self, damage: &Damage) -> io::Result<bool> {
-        self.ledger.note(&*self.disk, &self.paths, damage)
+        match damage.after(self.cursor.position, self.cursor.events) {
+            Some(lost) => self.ledger.note(&*self.disk, &self.paths, &lost),
+            None => Ok(false),
+        }
     }
 
     /// Moves the cursor, durably.
@@ -95,8 +98,13 @@ impl Books {
                 published.position,
             );
         }
+        self.ledger.save(&*self.disk, &self.paths)?;
         self.tally.seek(published.position);
-        let (events, _) = self.tally.tally().map_err(io::Error::other)?;
+        let events = if published.position == self.cursor.position {
+            self.cursor.events
+        } else {
+            self.tally.tally().map_err(io::Error::other)?.0
+        };
         let cursor = StoredCursor {
             position: published.position,
             events,
@@ -110,9 +118,12 @@ impl Books {
 
     /// The oldest segment goes without having been published: the cursor passes it, durably.
     pub fn expire(&mut self, next: &Segment) -> io::Result<u64> {
+        self.ledger.save(&*self.disk, &self.paths)?;
         let passed = next.events_before.saturating_sub(self.cursor.events);
         let damaged = self.ledger.events_before(next.base) - self.ledger.events_before(self.cursor.position);
-        let expired = passed.saturating_sub(damaged);
+        // Parked ones are kept, though nothing publishes any more.
+        let parked = self.parked.range(self.cursor.position..next.base).count() as u64;
+        let expired = passed.saturating_sub(damaged + parked);
         let cursor = StoredCursor {
             position: next.base,
             events: next.events_before,

@@ -119,18 +119,24 @@ impl Committer {
             if shared.waiting() < enough {
                 shared.gather(enough, SPACING_MAX.min(self.pace.sync_average));
             }
-            if shared.take(&mut batch) > 0 && self.commit(&mut batch).is_err() {
-                break;
-            }
-            let due = self.clock.monotonic().saturating_sub(self.pace.upkeep_at) >= TICK;
-            if (due || !self.writer.has_spare()) && self.upkeep(false).is_err() {
+            if self.turn(&mut batch).is_err() {
                 break;
             }
         }
         self.finish();
     }
 
-    fn finish(mut self) {
+    /// Commits what waits and does what is due.
+    pub(super) fn turn(&mut self, batch: &mut Queue) -> Result<(), ()> {
+        if self.common.shared.take(batch) > 0 {
+            self.commit(batch)?;
+        }
+        let due = self.clock.monotonic().saturating_sub(self.pace.upkeep_at) >= TICK;
+        if due || !self.writer.has_spare() { self.upkeep(false) } else { Ok(()) }
+    }
+
+    /// The end: everything durable, nobody left waiting.
+    pub(super) fn finish(mut self) {
         let now_ms = self.pace.wall_ms(&*self.clock);
         let shared = self.common.shared.clone();
         if !shared.is_poisoned()
@@ -255,26 +261,23 @@ impl Committer {
         if self.clock.monotonic() < self.pace.retry_at {
             return false;
         }
-        let attempt = || -> io::Result<()> {
-            self.disk.create_dir(&self.paths.journal)?;
-            if !self.identified {
-                self.identity.write(&*self.disk, &self.paths)?;
-            }
-            Ok(())
-        };
-        let prepared = attempt().and_then(|()| match &mut self.unrepaired {
+        let made = super::make(&*self.disk, &self.paths, &self.identity, &mut self.identified);
+        let prepared = made.and_then(|()| match &mut self.unrepaired {
             Some(recovered) => recover::repair(&*self.disk, &self.paths, recovered),
             None => Ok(()),
         });
         match prepared {
             Ok(()) => {
-                self.identified = true;
                 if let Some(recovered) = self.unrepaired.take() {
                     self.writer.state.segments = recovered.state.segments;
                 }
                 true
             }
             Err(error) => {
+                if let Some(recovered) = &self.unrepaired {
+                    self.writer.state.segments = recovered.state.segments.clone();
+                    self.show();
+                }
                 tracing::warn!(%error, "journal: the data directory can't be written; trying again");
                 self.pace.retry_at = self.clock.monotonic() + RETRY;
                 false

@@ -7,7 +7,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
-use super::segment::Paths;
+use super::segment::{Paths, Segment};
 use super::{OpenError, hex};
 use crate::record::Position;
 
@@ -65,21 +65,37 @@ struct PublishedFile {
 
 const FORMAT: u32 = 1;
 
+/// What the file says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CursorRead {
+    /// Where publishing stands.
+    Found(StoredCursor),
+    /// The file is damaged.
+    Bad,
+}
+
 impl StoredCursor {
     /// The cursor of a journal that has none.
     pub fn start() -> StoredCursor {
         StoredCursor { position: Position(0), events: 0, expired_events: 0, published: None }
     }
 
-    /// Reads the file. `None` if there is none or it is unreadable: then the journal itself says what is left.
-    pub fn read(disk: &dyn Disk, paths: &Paths) -> Result<Option<StoredCursor>, OpenError> {
+    /// The cursor of a journal whose own can't be read: all that retention removed had been passed.
+    pub fn at_oldest(oldest: &Segment) -> StoredCursor {
+        StoredCursor { position: oldest.base, events: oldest.events_before, ..StoredCursor::start() }
+    }
+
+    /// Reads the file. Without one publishing has not begun; of one that can't be read, the journal says what is left.
+    pub fn read(disk: &dyn Disk, paths: &Paths) -> Result<CursorRead, OpenError> {
         let path = paths.cursor();
         let bytes = match disk.read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(CursorRead::Found(StoredCursor::start()));
+            }
             Err(source) => return Err(OpenError::io(&path, source)),
         };
-        let Ok(file) = serde_json::from_slice::<CursorFile>(&bytes) else { return Ok(None) };
+        let Ok(file) = serde_json::from_slice::<CursorFile>(&bytes) else { return Ok(CursorRead::Bad) };
         if file.format > FORMAT {
             return Err(OpenError::Newer { path, found: file.format, supported: FORMAT });
         }
@@ -94,7 +110,7 @@ impl StoredCursor {
                 mode: published.mode,
             })
         });
-        Ok(Some(StoredCursor {
+        Ok(CursorRead::Found(StoredCursor {
             position: Position(file.position),
             events: file.events,
             expired_events: file.expired_events,

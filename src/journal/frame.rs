@@ -73,8 +73,9 @@ impl SegmentHeader {
 
     /// Reads either copy of a header block.
     pub fn decode(block: &[u8]) -> HeaderRead {
-        let mut newer = None;
-        for start in [0, SEGMENT_HEADER_BYTES as usize / 2] {
+        let mut newer = [None; 2];
+        for (copy, start) in [0, SEGMENT_HEADER_BYTES as usize / 2].into_iter().enumerate() {
+            let says_newer = &mut newer[copy];
             let Some(copy) = block.get(start..start + HEADER_COPY_BYTES) else { continue };
             if copy[..8] != SEGMENT_MAGIC {
                 continue;
@@ -82,7 +83,7 @@ impl SegmentHeader {
             let format = u32_at(copy, 8);
             if format > FORMAT {
                 // The checksum of another format may lie elsewhere, so it can't be asked.
-                newer = Some(format);
+                *says_newer = Some(format);
             }
             if format != FORMAT || crc32c::crc32c(&copy[..HEADER_COPY_BYTES - 4]) != u32_at(copy, 80) {
                 continue;
@@ -96,7 +97,11 @@ impl SegmentHeader {
                 created_ms: u64_at(copy, 72),
             });
         }
-        newer.map_or(HeaderRead::Bad, HeaderRead::Newer)
+        // Both copies must say so, or a flipped bit could keep the gateway from starting.
+        match newer {
+            [Some(format), Some(second)] if format == second => HeaderRead::Newer(format),
+            _ => HeaderRead::Bad,
+        }
     }
 }
 
@@ -323,6 +328,8 @@ mod tests {
         block[2048 + 20] ^= 1;
         assert_eq!(SegmentHeader::decode(&block), HeaderRead::Bad);
         block[8] = 2;
+        assert_eq!(SegmentHeader::decode(&block), HeaderRead::Bad, "one copy alone may be a flipped bit");
+        block[2048 + 8] = 2;
         assert_eq!(SegmentHeader::decode(&block), HeaderRead::Newer(2));
         assert_eq!(SegmentHeader::decode(&[]), HeaderRead::Bad);
     }

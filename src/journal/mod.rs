@@ -30,6 +30,7 @@ pub mod disk;
 mod error;
 pub mod frame;
 pub mod hex;
+pub mod look;
 mod queue;
 pub mod read;
 mod recover;
@@ -52,7 +53,7 @@ use std::time::Duration;
 pub use append::{Appender, Driver, Lost, Receipt, Refused};
 use books::{Books, Counts};
 use commit::{Committer, Common, Pace};
-pub use cursor::{Cursor, StoredCursor};
+pub use cursor::Cursor;
 pub use damage::Damage;
 use disk::{Disk, RealDisk, is_out_of_room};
 pub use error::OpenError;
@@ -379,30 +380,22 @@ fn prepare(
     observer: Arc<dyn Observer>,
 ) -> Result<(Journal, Committer), OpenError> {
     let paths = Paths::new(&options.data_dir);
-    let cursor = StoredCursor::read(&*disk, &paths)?;
-    let mut recovered = recover::inspect(&*disk, &paths, cursor.as_ref())?;
-    let cursor = cursor.unwrap_or_else(StoredCursor::start);
+    let mut recovered = recover::inspect(&*disk, &paths)?;
     let identity = Identity { journal_id: recovered.journal_id.unwrap_or_else(random) };
     let mut identified = recovered.journal_id.is_some() && Identity::read(&*disk, &paths)?.is_some();
-    if let Some((seq, byte, true)) = recovered.cut {
-        let segment = segment::segment_name(seq);
-        tracing::info!(segment, byte, "journal: torn tail of an unsynced batch cut");
-    }
+    let view = Arc::new(View::new(&recovered.state.segments, recovered.state.next, recovered.state.events));
+    let cursor = recovered.cursor.clone();
+    let mut books = Books::open(disk.clone(), paths.clone(), identity.journal_id, view.clone(), cursor)
+        .map_err(|source| OpenError::io(&paths.parked, source))?;
+    // Before the repair, which may cut what is copied here.
+    report(&recovered, &mut books);
+    let made = make(&*disk, &paths, &identity, &mut identified);
+    let repaired = made.and_then(|()| recover::repair(&*disk, &paths, &mut recovered));
+    // What it removed must not be looked for.
+    view.replace(&recovered.state.segments);
+    let state = recovered.state.clone();
     let mut unrepaired = None;
-    let made = disk
-        .create_dir(&paths.journal)
-        .and_then(|()| if identified { Ok(()) } else { identity.write(&*disk, &paths) })
-        .inspect(|()| identified = true)
-        .and_then(|()| recover::repair(&*disk, &paths, &mut recovered));
-    let damage = std::mem::take(&mut recovered.damage);
-    let state = writer::State {
-        segments: recovered.state.segments.clone(),
-        next: recovered.state.next,
-        events: recovered.state.events,
-        synced: recovered.state.synced,
-        newest_seq: recovered.state.newest_seq,
-    };
-    if let Err(error) = made {
+    if let Err(error) = repaired {
         if !is_out_of_room(&error) {
             return Err(OpenError::io(&paths.journal, error));
         }
@@ -410,8 +403,25 @@ fn prepare(
         unrepaired = Some(recovered);
     }
     let (first_seq_of_run, pace) = (state.newest_seq + 1, Pace::new(&*clock));
-    let (journal, writer) = assemble(&disk, &paths, options, identity, state, cursor, &damage)?;
-    let common = journal.0.common.clone();
+    let segment_bytes = options.segment_bytes.min(options.max_bytes / 4).max(MIN_SEGMENT_BYTES);
+    let sizes = Sizes { segment_bytes, max_bytes: options.max_bytes };
+    let common = Arc::new(Common {
+        options,
+        shared: Arc::new(Shared::new()),
+        view,
+        books: Mutex::new(books),
+        next: AtomicU64::new(state.next.0),
+        events: AtomicU64::new(state.events),
+        bytes: AtomicU64::new(0),
+    });
+    let writer = Writer::new(disk.clone(), paths.clone(), sizes, identity.journal_id, random(), state);
+    let handle = Handle {
+        common: common.clone(),
+        disk: disk.clone(),
+        paths: paths.clone(),
+        journal_id: identity.journal_id,
+        thread: Mutex::new(None),
+    };
     let committer = Committer {
         common,
         disk,
@@ -425,50 +435,32 @@ fn prepare(
         first_seq_of_run,
         pace,
     };
-    Ok((journal, committer))
+    Ok((Journal(Arc::new(handle)), committer))
 }
 
-/// Handle and writer over recovered state.
-fn assemble(
-    disk: &Arc<dyn Disk>,
-    paths: &Paths,
-    options: Options,
-    identity: Identity,
-    state: writer::State,
-    cursor: StoredCursor,
-    damage: &[Damage],
-) -> Result<(Journal, Writer), OpenError> {
-    let segment_bytes = options.segment_bytes.min(options.max_bytes / 4).max(MIN_SEGMENT_BYTES);
-    let sizes = Sizes { segment_bytes, max_bytes: options.max_bytes };
-    let view = Arc::new(View::new(&state.segments, state.next, state.events));
-    let (next, events) = (state.next, state.events);
-    let writer = Writer::new(disk.clone(), paths.clone(), sizes, identity.journal_id, random(), state);
-    let mut books = Books::open(disk.clone(), paths.clone(), identity.journal_id, view.clone(), cursor)
-        .map_err(|source| OpenError::io(&paths.parked, source))?;
-    for damage in damage {
+/// Says what was found, and notes what is lost.
+fn report(recovered: &recover::Recovered, books: &mut Books) {
+    if let Some(tail) = recovered.tail.filter(|tail| tail.torn) {
+        let segment = segment::segment_name(tail.seq);
+        tracing::info!(segment, byte = tail.end_offset, "journal: torn tail of an unsynced batch cut");
+    }
+    for damage in &recovered.damage {
         match books.damaged(damage) {
-            Ok(true) => tracing::error!(%damage, "journal: damage"),
-            Ok(false) => {}
+            Ok(is_news) if is_news || damage.first == damage.next => tracing::error!(%damage, "journal: damage"),
+            Ok(_) => {}
             Err(error) => tracing::error!(%damage, %error, "journal: damage, and no copy of it could be made"),
         }
     }
-    let common = Arc::new(Common {
-        options,
-        shared: Arc::new(Shared::new()),
-        view,
-        books: Mutex::new(books),
-        next: AtomicU64::new(next.0),
-        events: AtomicU64::new(events),
-        bytes: AtomicU64::new(0),
-    });
-    let handle = Handle {
-        common: common.clone(),
-        disk: disk.clone(),
-        paths: paths.clone(),
-        journal_id: identity.journal_id,
-        thread: Mutex::new(None),
-    };
-    Ok((Journal(Arc::new(handle)), writer))
+}
+
+/// The directory and its identity, durable before anything lies in it.
+fn make(disk: &dyn Disk, paths: &Paths, identity: &Identity, identified: &mut bool) -> io::Result<()> {
+    paths.make(disk, &paths.journal)?;
+    if !*identified {
+        identity.write(disk, paths)?;
+        *identified = true;
+    }
+    Ok(())
 }
 
 fn random() -> [u8; 16] {

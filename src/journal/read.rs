@@ -3,15 +3,11 @@
 //! A reader holds one window and one batch, whatever the backlog. It sees only durable records, each checked again.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::OpenError;
-use super::cursor::StoredCursor;
-use super::damage::{Damage, Ledger};
-use super::disk::{Disk, DiskFile, RealDisk};
+use super::damage::Damage;
+use super::disk::{Disk, DiskFile};
 use super::frame::{self, BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES};
-use super::recover;
 use super::scan::{self, Window};
 use super::segment::{self, Paths, Segment, fill};
 use super::view::{Snapshot, View};
@@ -123,6 +119,12 @@ pub struct Reader {
     events: u64,
     open: Option<Open>,
     window: Window,
+    /// Where the last head was taken on trust: offset, position, events. The next head or the end bears it out.
+    trusted: Option<(u64, Position, u64)>,
+    /// The next batch must be read whole.
+    distrust: bool,
+    /// Where the last damage begins in its segment.
+    damaged_offset: u64,
 }
 
 /// A batch's head and where its payload lies.
@@ -141,7 +143,20 @@ enum Walk {
 impl Reader {
     /// A reader of a view, beginning at `from` or at the oldest record that is left.
     pub fn new(disk: Arc<dyn Disk>, paths: Paths, journal_id: [u8; 16], view: Arc<View>, from: Position) -> Reader {
-        Reader { disk, paths, journal_id, view, from, expected: from, events: 0, open: None, window: Window::new() }
+        Reader {
+            disk,
+            paths,
+            journal_id,
+            view,
+            from,
+            expected: from,
+            events: 0,
+            open: None,
+            window: Window::new(),
+            trusted: None,
+            distrust: false,
+            damaged_offset: 0,
+        }
     }
 
     /// Position of the record that comes next.
@@ -191,6 +206,10 @@ impl Reader {
                 Walk::Batch(step) if step.header.next() > self.from => {
                     let mut events = step.header.events_before;
                     if self.from > step.header.base {
+                        if !self.is_whole(&step.header)? {
+                            self.doubt();
+                            continue;
+                        }
                         let payload = self.payload(&step.header)?;
                         let batch = Batch {
                             incarnation: step.incarnation,
@@ -202,6 +221,7 @@ impl Reader {
                         events = batch.events_before(self.from);
                     }
                     // Stand before this batch again, as the next tally may end in it.
+                    self.trusted = None;
                     self.expected = step.header.base;
                     self.events = step.header.events_before;
                     if let Some(open) = &mut self.open {
@@ -209,11 +229,38 @@ impl Reader {
                     }
                     return Ok((events, Some(step.header.time_ms)));
                 }
+                Walk::Damage(damage) if damage.next > self.from => {
+                    // Stand before it again.
+                    (self.expected, self.events) = (damage.first, damage.events_before);
+                    let open = self.open.as_mut().expect("damage was found in it");
+                    open.offset = self.damaged_offset;
+                    // All of it is lost, so the count inside of it is taken as behind it.
+                    let lost = if self.from > damage.first { damage.events } else { 0 };
+                    return Ok((damage.events_before + lost, Some(open.segment.created_ms)));
+                }
                 Walk::Batch(_) | Walk::Damage(_) => {}
                 Walk::Expired(position) => self.from = self.from.max(position),
                 Walk::End => return Ok((self.events, None)),
             }
         }
+    }
+
+    /// Whether the batch just stepped over is what was sealed, read afresh.
+    fn is_whole(&mut self, header: &BatchHeader) -> Result<bool, ReadError> {
+        let open = self.open.as_ref().expect("a segment is open");
+        self.window.clear();
+        let offset = open.offset - header.bytes() as u64;
+        let found = scan::batch_at(&*open.file, &mut self.window, offset, open.seed)
+            .map_err(|source| ReadError { segment: segment::segment_name(open.segment.seq), source })?;
+        Ok(found.as_ref() == Some(header))
+    }
+
+    /// Goes back to the head that was taken on trust, if there is one, to read its batch whole.
+    fn doubt(&mut self) -> bool {
+        let (Some(trusted), Some(open)) = (self.trusted.take(), &mut self.open) else { return false };
+        (open.offset, self.expected, self.events) = trusted;
+        self.distrust = true;
+        true
     }
 
     /// Moves on, for [`Reader::tally`]. Never back.
@@ -227,7 +274,7 @@ impl Reader {
             let snapshot = self.view.snapshot();
             let oldest = snapshot.segments.first().map_or(snapshot.end, |segment| segment.base);
             if self.from < oldest {
-                (self.open, self.expected) = (None, oldest);
+                (self.open, self.expected, self.trusted) = (None, oldest, None);
                 return Ok(Walk::Expired(oldest));
             }
             if self.open.is_none() && !self.open_segment(&snapshot)? {
@@ -238,16 +285,19 @@ impl Reader {
             let (end, end_events) =
                 later.map_or((snapshot.end, snapshot.events), |segment| (segment.base, segment.events_before));
             if self.expected >= end {
+                if (self.expected, self.events) != (end, end_events) && self.doubt() {
+                    continue;
+                }
+                self.trusted = None;
+                (self.expected, self.events) = (end, end_events);
                 if later.is_none() {
                     return Ok(Walk::End);
                 }
                 self.open = None;
-                self.expected = end;
-                self.events = end_events;
                 self.from = self.from.max(end);
                 continue;
             }
-            match self.batch(check)? {
+            match self.batch(check, end)? {
                 Some(step) if step.header.count == 0 => {}
                 Some(step) => return Ok(Walk::Batch(step)),
                 None => return self.damage(end, end_events).map(Walk::Damage),
@@ -280,7 +330,8 @@ impl Reader {
     }
 
     /// The batch at the present offset, stepping over it; `None` if there is none where one must be.
-    fn batch(&mut self, check: bool) -> Result<Option<Step>, ReadError> {
+    fn batch(&mut self, check: bool, end: Position) -> Result<Option<Step>, ReadError> {
+        let check = std::mem::take(&mut self.distrust) || check;
         let open = self.open.as_mut().expect("a segment is open");
         let failed = |source| ReadError { segment: segment::segment_name(open.segment.seq), source };
         let mut found = None;
@@ -290,10 +341,18 @@ impl Reader {
             let mut head = [0; BATCH_HEADER_BYTES];
             fill(&*open.file, open.offset, &mut head).map_err(failed)?;
             if let Some(header) = BatchHeader::peek(&head) {
-                let own = header.incarnation == open.segment.incarnation[..8] && header.base == self.expected;
-                found = own.then_some(header);
+                let own = header.incarnation == open.segment.incarnation[..8] && header.next() <= end;
+                let follows = (header.base, header.events_before) == (self.expected, self.events);
+                found = (own && follows).then_some(header);
+            }
+            if found.is_some() {
+                self.trusted = Some((open.offset, self.expected, self.events));
+            } else if self.doubt() {
+                return self.batch(true, end);
             }
         }
+        let open = self.open.as_mut().expect("a segment is open");
+        let failed = |source| ReadError { segment: segment::segment_name(open.segment.seq), source };
         if found.is_none_or(|header| header.base != self.expected) {
             // What the window holds may be from before the batch was written.
             self.window.clear();
@@ -326,7 +385,8 @@ impl Reader {
         while let Some((at, header)) = scan::next_batch(&*open.file, &mut self.window, offset, open.seed)
             .map_err(|source| ReadError { segment: segment.clone(), source })?
         {
-            if header.base > self.expected && header.base <= end {
+            // At what is expected, if the bytes between hold no records: then nothing is lost.
+            if header.base >= self.expected && header.base <= end {
                 next = (header.base, header.events_before, Some(at));
                 break;
             }
@@ -334,92 +394,23 @@ impl Reader {
         }
         let length = open.file.length().map_err(|source| ReadError { segment: segment.clone(), source })?;
         let until = next.2.unwrap_or(length);
-        let damage = Damage {
+        let mut damage = Damage {
             first: self.expected,
             next: next.0,
             events: next.1.saturating_sub(self.events),
+            events_before: self.events,
             segment,
             byte: open.offset,
             bytes: until.saturating_sub(open.offset),
         };
+        let destroyed = self.view.snapshot().segments.iter().find(|segment| segment.seq > open.segment.seq).cloned();
+        if let Some(destroyed) = destroyed.filter(|segment| damage.bytes == 0 && segment.is_unreadable) {
+            damage.segment = segment::segment_name(destroyed.seq);
+            (damage.byte, damage.bytes) = (0, destroyed.bytes);
+        }
+        self.damaged_offset = open.offset;
         open.offset = until;
         (self.expected, self.events) = (next.0, next.1);
         Ok(damage)
     }
-}
-
-/// A journal directory, looked at from outside: of a running gateway, of a crashed one, or a copy.
-pub struct Log {
-    disk: Arc<dyn Disk>,
-    paths: Paths,
-    journal_id: [u8; 16],
-    view: Arc<View>,
-    /// The local cursor, or the start.
-    pub cursor: StoredCursor,
-    /// Damage already noted.
-    pub ledger: Ledger,
-    /// Whether the last segment ends in a torn tail.
-    pub torn: Option<(u64, u64)>,
-}
-
-impl Log {
-    /// Looks at `<data_dir>/journal`.
-    pub fn open(data_dir: &Path) -> Result<Log, OpenError> {
-        let (disk, paths): (Arc<dyn Disk>, _) = (Arc::new(RealDisk), Paths::new(data_dir));
-        let cursor = StoredCursor::read(&*disk, &paths)?;
-        let recovered = recover::inspect(&*disk, &paths, cursor.as_ref())?;
-        let Some(journal_id) = recovered.journal_id else { return Err(OpenError::Missing { path: paths.journal }) };
-        let ledger = Ledger::load(&*disk, &paths).map_err(|source| OpenError::io(&paths.damaged, source))?;
-        let state = &recovered.state;
-        let view = Arc::new(View::new(&state.segments, state.next, state.events));
-        let torn = recovered.cut.and_then(|(seq, byte, torn)| torn.then_some((seq, byte)));
-        Ok(Log { disk, paths, journal_id, view, cursor: cursor.unwrap_or_else(StoredCursor::start), ledger, torn })
-    }
-
-    /// A reader of it.
-    pub fn reader(&self, from: Position) -> Reader {
-        Reader::new(self.disk.clone(), self.paths.clone(), self.journal_id, self.view.clone(), from)
-    }
-
-    /// Segments, end and counts.
-    pub fn snapshot(&self) -> Snapshot {
-        self.view.snapshot()
-    }
-
-    /// The journal's identity.
-    pub fn id(&self) -> [u8; 16] {
-        self.journal_id
-    }
-
-    /// Position of the oldest record that is left.
-    pub fn oldest(&self) -> Position {
-        let snapshot = self.view.snapshot();
-        snapshot.segments.first().map_or(snapshot.end, |segment| segment.base)
-    }
-
-    /// Looks again, as a running gateway goes on writing.
-    pub fn refresh(&mut self) -> Result<(), OpenError> {
-        let cursor = StoredCursor::read(&*self.disk, &self.paths)?;
-        let recovered = recover::inspect(&*self.disk, &self.paths, cursor.as_ref())?;
-        self.view.replace(&recovered.state.segments);
-        self.view.advance(recovered.state.next, recovered.state.events);
-        self.cursor = cursor.unwrap_or_else(StoredCursor::start);
-        Ok(())
-    }
-
-    /// Files in `parked`, one a record: (count, bytes).
-    pub fn parked(&self) -> Result<(u64, u64), OpenError> {
-        parked_files(&*self.disk, &self.paths).map_err(|source| OpenError::io(&self.paths.parked, source))
-    }
-}
-
-/// Counts the records in `<data_dir>/parked`.
-pub fn parked_files(disk: &dyn Disk, paths: &Paths) -> io::Result<(u64, u64)> {
-    let files = match disk.list(&paths.parked) {
-        Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    let parked = files.iter().filter(|(name, _)| name.ends_with(".json"));
-    Ok(parked.fold((0, 0), |(count, sum), (_, bytes)| (count + 1, sum + bytes)))
 }

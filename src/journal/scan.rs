@@ -79,25 +79,18 @@ pub fn next_batch(
     }
 }
 
-/// A batch and where it lies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Found {
-    /// Byte of its header in the file.
-    pub offset: u64,
-    /// Its head.
-    pub header: BatchHeader,
-}
-
 /// What recovery learns of the last segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scan {
     /// Byte after the last batch that is kept.
     pub end_offset: u64,
+    /// Byte after the last batch that is known to have been durable.
+    pub sure_offset: u64,
     /// Position after the last record that is kept.
     pub end: Position,
     /// Event records before `end`.
     pub events: u64,
-    /// Holes below what was durable: (first byte, bytes, first position, next position, events lost).
+    /// Holes below what was durable.
     pub holes: Vec<Hole>,
     /// Bytes cut off behind `end_offset` that were no zeros: a torn tail.
     pub torn: bool,
@@ -116,45 +109,69 @@ pub struct Hole {
     pub next: Position,
     /// Event records lost.
     pub events: u64,
+    /// Event records before `first`.
+    pub events_before: u64,
 }
 
 /// Scans a last segment from its start (`base`, `events`), knowing that everything before `durable` was synced.
+///
+/// Two walks, so that nothing is held per batch: the first learns how far things were durable, the second judges.
 pub fn scan(file: &dyn DiskFile, seed: u32, base: Position, events: u64, durable: Position) -> io::Result<Scan> {
-    let mut window = Window::new();
-    let batches = valid_batches(file, &mut window, seed, base)?;
-    let durable = batches.iter().map(|found| found.header.synced_to).fold(durable.max(base), Position::max);
-    let mut scan = Scan { end_offset: SEGMENT_HEADER_BYTES, end: base, events, holes: Vec::new(), torn: false };
-    for found in &batches {
-        let contiguous = found.offset == scan.end_offset && found.header.base == scan.end;
-        if !contiguous {
+    let mut durable = durable.max(base);
+    let mut walk = Walk::new(file, seed, base);
+    while let Some((_, header)) = walk.next()? {
+        durable = durable.max(header.synced_to);
+    }
+    let (start, mut walk) = (SEGMENT_HEADER_BYTES, Walk::new(file, seed, base));
+    let mut scan = Scan { end_offset: start, sure_offset: start, end: base, events, holes: Vec::new(), torn: false };
+    while let Some((offset, header)) = walk.next()? {
+        // Positions tell, not bytes: a mark that can't be read is no loss.
+        if header.base > scan.end {
             if scan.end >= durable {
                 break;
             }
             scan.holes.push(Hole {
                 byte: scan.end_offset,
-                bytes: found.offset - scan.end_offset,
+                bytes: offset - scan.end_offset,
                 first: scan.end,
-                next: found.header.base,
-                events: found.header.events_before.saturating_sub(scan.events),
+                next: header.base,
+                events: header.events_before.saturating_sub(scan.events),
+                events_before: scan.events,
             });
         }
-        scan.end_offset = found.offset + found.header.bytes() as u64;
-        scan.end = found.header.next();
-        scan.events = found.header.events_after();
+        scan.end_offset = offset + header.bytes() as u64;
+        scan.end = header.next();
+        scan.events = header.events_after();
+        if scan.end <= durable {
+            scan.sure_offset = scan.end_offset;
+        }
     }
-    scan.torn = !window.get(file, scan.end_offset, MAX_BATCH_BYTES)?.iter().all(|byte| *byte == 0);
+    scan.torn = !walk.window.get(file, scan.end_offset, MAX_BATCH_BYTES)?.iter().all(|byte| *byte == 0);
     Ok(scan)
 }
 
 /// All valid batches of a segment in order; one that steps back in position is a stray copy and left out.
-fn valid_batches(file: &dyn DiskFile, window: &mut Window, seed: u32, base: Position) -> io::Result<Vec<Found>> {
-    let (mut found, mut offset, mut next) = (Vec::new(), SEGMENT_HEADER_BYTES, base);
-    while let Some((at, header)) = next_batch(file, window, offset, seed)? {
-        offset = at + header.bytes() as u64;
-        if header.base >= next {
-            next = header.next();
-            found.push(Found { offset: at, header });
-        }
+struct Walk<'a> {
+    file: &'a dyn DiskFile,
+    window: Window,
+    seed: u32,
+    offset: u64,
+    next: Position,
+}
+
+impl<'a> Walk<'a> {
+    fn new(file: &'a dyn DiskFile, seed: u32, base: Position) -> Walk<'a> {
+        Walk { file, window: Window::new(), seed, offset: SEGMENT_HEADER_BYTES, next: base }
     }
-    Ok(found)
+
+    fn next(&mut self) -> io::Result<Option<(u64, BatchHeader)>> {
+        while let Some((at, header)) = next_batch(self.file, &mut self.window, self.offset, self.seed)? {
+            self.offset = at + header.bytes() as u64;
+            if header.base >= self.next {
+                self.next = header.next();
+                return Ok(Some((at, header)));
+            }
+        }
+        Ok(None)
+    }
 }

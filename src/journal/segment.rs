@@ -29,6 +29,8 @@ pub struct Segment {
     pub created_ms: u64,
     /// Bytes of its file that count: up to the last batch (or allocated, for the open one).
     pub bytes: u64,
+    /// Nothing of it can be read: it stands for the gap before the next segment, whose `base` it has.
+    pub is_unreadable: bool,
 }
 
 /// Paths of one journal.
@@ -51,6 +53,12 @@ impl Paths {
     /// Path of a segment.
     pub fn segment(&self, seq: u64) -> PathBuf {
         self.journal.join(segment_name(seq))
+    }
+
+    /// Creates a directory of the journal, so that its name survives a power cut.
+    pub fn make(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+        disk.create_dir(dir)?;
+        dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
     }
 
     /// Path of the segment allocated ahead.

@@ -58,8 +58,16 @@ impl View {
 
     /// Segments came or went.
     pub fn replace(&self, segments: &VecDeque<Segment>) {
+        let last = segments.back().cloned();
         let segments = Arc::new(segments.iter().cloned().collect());
-        self.lock().segments = segments;
+        let mut snapshot = self.lock();
+        snapshot.segments = segments;
+        // A segment is opened when all before it is durable; in `written` mode nobody may have said so yet.
+        if let Some(last) = last.filter(|last| last.base > snapshot.end) {
+            (snapshot.end, snapshot.events) = (last.base, last.events_before);
+            drop(snapshot);
+            self.advanced.notify_all();
+        }
     }
 
     /// Waits until more than `from` is durable, at most `timeout`. Returns the durable end.

@@ -45,6 +45,7 @@ pub struct Sizes {
 }
 
 /// Where everything stands; made by recovery.
+#[derive(Clone)]
 pub struct State {
     /// All segments, oldest first, the open one last.
     pub segments: VecDeque<Segment>,
@@ -175,6 +176,7 @@ impl Writer {
             incarnation: header.incarnation,
             created_ms: now_ms,
             bytes: self.sizes.segment_bytes,
+            is_unreadable: false,
         });
         self.active = Some(Active {
             file: spare,
@@ -273,6 +275,8 @@ impl Writer {
                 Err(error) => return Err(error),
             }
             self.state.segments.pop_front();
+            // Else a power cut might bring back an older one and not the next: a gap that looks like damage.
+            self.disk.sync_dir(&self.paths.journal)?;
         }
         Ok(())
     }

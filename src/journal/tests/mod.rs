@@ -1,6 +1,13 @@
-//! Tests of the journal as a whole, on the real disk, through its public face.
+//! Tests of the journal as a whole: known situations on the real disk, random histories on a simulated one.
 
+mod clock;
 mod known;
+mod model;
+mod oracle;
+mod platter;
+mod sim;
+mod truth;
+mod world;
 
 use std::future::Future;
 use std::path::Path;
