@@ -15,31 +15,33 @@ const WINDOW_BYTES: usize = 256 * 1024;
 /// A buffered look at one file.
 pub struct Window {
     buffer: Vec<u8>,
+    filled: usize,
     start: u64,
 }
 
 impl Window {
     /// An empty window.
     pub fn new() -> Window {
-        Window { buffer: Vec::new(), start: 0 }
+        Window { buffer: Vec::new(), filled: 0, start: 0 }
     }
 
     /// Forgets what was read, as the file may have grown.
     pub fn clear(&mut self) {
-        self.buffer.clear();
+        self.filled = 0;
     }
 
     /// `bytes` at `offset`, fewer at the end of the file.
     pub fn get(&mut self, file: &dyn DiskFile, offset: u64, bytes: usize) -> io::Result<&[u8]> {
-        let end = self.start + self.buffer.len() as u64;
+        let end = self.start + self.filled as u64;
         if offset < self.start || offset + bytes as u64 > end {
-            self.buffer.resize(bytes.max(WINDOW_BYTES), 0);
-            self.start = offset;
-            let filled = fill(file, offset, &mut self.buffer)?;
-            self.buffer.truncate(filled);
+            if self.buffer.len() < bytes.max(WINDOW_BYTES) {
+                self.buffer = vec![0; bytes.max(WINDOW_BYTES)];
+            }
+            (self.start, self.filled) = (offset, 0);
+            self.filled = fill(file, offset, &mut self.buffer)?;
         }
         let from = (offset - self.start) as usize;
-        let to = (from + bytes).min(self.buffer.len());
+        let to = (from + bytes).min(self.filled);
         Ok(&self.buffer[from..to])
     }
 }
@@ -119,12 +121,20 @@ pub struct Hole {
 pub fn scan(file: &dyn DiskFile, seed: u32, base: Position, events: u64, durable: Position) -> io::Result<Scan> {
     let mut durable = durable.max(base);
     let mut walk = Walk::new(file, seed, base);
-    while let Some((_, header)) = walk.next()? {
+    let mut last = None;
+    while let Some((offset, header)) = walk.next()? {
         durable = durable.max(header.synced_to);
+        last = Some(offset);
     }
     let (start, mut walk) = (SEGMENT_HEADER_BYTES, Walk::new(file, seed, base));
     let mut scan = Scan { end_offset: start, sure_offset: start, end: base, events, holes: Vec::new(), torn: false };
-    while let Some((offset, header)) = walk.next()? {
+    // Not to the end of the file again: there may be a whole segment of zeros.
+    while let Some(stop) = last
+        && let Some((offset, header)) = walk.next()?
+    {
+        if offset == stop {
+            last = None;
+        }
         // Positions tell, not bytes: a mark that can't be read is no loss.
         if header.base > scan.end {
             if scan.end >= durable {

@@ -14,7 +14,7 @@ use super::world::{DIR, World};
 use super::*;
 
 /// Histories per ordinary test run: a few seconds.
-const RUNS: u64 = 300;
+const RUNS: u64 = 200;
 /// Actions in one history.
 const ACTIONS: usize = 40;
 
