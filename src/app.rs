@@ -14,10 +14,11 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use futures_util::future::join_all;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::feed::Feed;
 use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
+use crate::http::management::proxy;
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
 use crate::http::{management, ops};
@@ -31,6 +32,7 @@ use crate::publish::{self, Publisher};
 use crate::registry::{self, Registry};
 use crate::rejects::Allowance;
 use crate::time::{Clock, SystemClock};
+use crate::upstream::{Connector, Gate};
 
 /// How often the journal's health is looked at.
 const WATCH: Duration = Duration::from_millis(100);
@@ -127,6 +129,7 @@ impl Running {
         heed(preflight::file_system(&config))?;
         heed(preflight::management(&config))?;
         heed(preflight::kafka_client(&config))?;
+        heed(preflight::upstream(&config))?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
         let public = bind("server.listen", config.server.listen)?;
         let ops = bind("ops.listen", config.ops_listen)?;
@@ -148,7 +151,7 @@ impl Running {
         let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
         let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
         let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed };
-        let pixels = parts.management(&config);
+        let pixels = parts.management(&config)?;
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
         let public_server = parts.serve_public(&config, public, &node, pixels)?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
@@ -243,18 +246,19 @@ struct Parts {
 }
 
 impl Parts {
-    fn management(&self, config: &Config) -> Arc<management::State> {
+    fn management(&self, config: &Config) -> anyhow::Result<Arc<management::State>> {
         let server = &config.server;
         let (value, currency) = config.snippet.clone();
         let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
-        Arc::new(management::State {
+        Ok(Arc::new(management::State {
+            proxy: config.upstream.as_ref().map(|upstream| self.upstream(upstream, config)).transpose()?,
             body: server.body(),
             inflight: self.journal.inflight(),
             metrics: self.metrics.clone(),
             limits: self.limits.clone(),
             proxies: self.proxies.clone(),
             ..management::State::new(self.registry.clone(), snippet, self.clock.clone())
-        })
+        }))
     }
 
     /// Events, and management unless it has its own listener.
@@ -300,6 +304,17 @@ impl Parts {
         .listen(listener)
         .context("server.listen")?;
         Ok(http.run())
+    }
+
+    fn upstream(&self, upstream: &config::Upstream, config: &Config) -> anyhow::Result<proxy::Options> {
+        let connector = Connector::new(&upstream.options.base).context("registry.upstream: TLS")?;
+        Ok(proxy::Options {
+            upstream: upstream.options.clone(),
+            connector,
+            gate: Gate::new(proxy::CALLS, self.clock.clone(), self.metrics.clone()),
+            forward_cookies: upstream.forward_cookies.clone(),
+            max_uri_bytes: config.server.max_uri_bytes,
+        })
     }
 
     fn serve_ops(

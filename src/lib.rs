@@ -27,3 +27,4 @@ pub mod rejects;
 pub mod secret;
 pub mod telemetry;
 pub mod time;
+pub mod upstream;

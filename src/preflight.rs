@@ -2,11 +2,17 @@
 //! problem. Told by `check` alone are a disk without room and what Kafka answers: a gateway must start on the one, and
 //! without the other.
 
+use std::time::Duration;
+
 use crate::config::Config;
 use crate::config::units::write_bytes;
 use crate::filesystem::{self, Verdict};
 use crate::journal::frame::MAX_RECORD_BYTES;
 use crate::publish::ask::{self, Answer};
+use crate::upstream;
+
+/// How long a check waits for a connection to the upstream.
+const UPSTREAM_WAITS: Duration = Duration::from_secs(3);
 
 /// One line of `check`: `key: what is wrong, what is allowed`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +54,20 @@ pub fn kafka_client(config: &Config) -> Option<Finding> {
     let why = (!config.kafka.brokers.is_empty()).then(|| ask::refusal(&config.kafka)).flatten()?;
     let allowed = "allowed is what librdkafka takes";
     Some(Finding::Problem(format!("kafka.client: no client can be made of it: {why}; {allowed}")))
+}
+
+/// Whether tokens of management would cross a network for all to read.
+pub fn upstream(config: &Config) -> Option<Finding> {
+    config.upstream.as_ref().filter(|upstream| upstream.options.base.is_exposed()).map(|_| {
+        let text = "registry.upstream: http to another machine, so tokens cross the network in clear text; use https";
+        Finding::Warning(text.to_owned())
+    })
+}
+
+/// Whether the upstream can be reached. Blocks.
+pub fn upstream_answers(config: &Config) -> Option<Finding> {
+    let error = upstream::probe(&config.upstream.as_ref()?.options.base, UPSTREAM_WAITS).err()?;
+    Some(Finding::Warning(format!("registry.upstream: it can't be reached now: {error}")))
 }
 
 /// What Kafka's answer means for this config.
@@ -96,6 +116,16 @@ mod tests {
             assert_eq!(is_problem(kafka(&config, &longest(bytes))), expected, "{bytes}");
         }
         assert_eq!(is_problem(kafka(&config, &Answer::Unanswered("x".into()))), Some(false));
+    }
+
+    #[test]
+    fn an_upstream_in_clear_text_or_away_is_told() {
+        let with = |url| config(&[("PIXELGATE_REGISTRY__MODE", "proxy"), ("PIXELGATE_REGISTRY__UPSTREAM", url)]);
+        assert_eq!(is_problem(upstream(&with("http://192.0.2.1"))), Some(false));
+        assert_eq!(upstream(&with("https://192.0.2.1")), None);
+        assert_eq!(upstream(&with("http://127.0.0.1:1")), None);
+        assert_eq!(is_problem(upstream_answers(&with("http://127.0.0.1:1"))), Some(false));
+        assert_eq!((upstream(&config(&[])), upstream_answers(&config(&[]))), (None, None));
     }
 
     #[test]

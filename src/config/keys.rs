@@ -190,7 +190,30 @@ pub(super) const KEYS: &[Key] = &[
         "Any librdkafka property, such as TLS and SASL. Secrets are better in a file, named by a variable:\n\
          PIXELGATE_KAFKA__CLIENT__SASL_PASSWORD_FILE.",
     ),
-    key("registry.mode", Choice(&["local"]), "local", "Pixels are created here and kept in data_dir."),
+    key(
+        "registry.mode",
+        Choice(&["local", "proxy"]),
+        "local",
+        "local: pixels are created here and kept in data_dir. proxy: another authority, registry.upstream, has them.",
+    ),
+    unset(
+        "registry.upstream",
+        Text(rules::UPSTREAM),
+        "needed with mode = \"proxy\"",
+        "Base URL that /offsitepixels is passed on to. https, unless it is on this machine.",
+    ),
+    key(
+        "registry.upstream_timeout",
+        Span(100, 10 * 60 * SECOND),
+        "15s",
+        "Longest wait for the upstream's first byte, and between two chunks of its reply, else 504.",
+    ),
+    key(
+        "registry.forward_cookies",
+        List(rules::COOKIE),
+        "",
+        "Names of cookies that pass between clients and the upstream; all others are dropped, both ways.",
+    ),
     key("registry.max_pixels", Number(1, 100_000_000), "1000000", "Bound of the known pixels."),
     key("registry.database", Choice(&[""]), "", "Empty: SQLite in data_dir."),
     key(
@@ -252,16 +275,8 @@ pub(super) const KEYS: &[Key] = &[
 
 /// Keys of the contract that this version does not have, with what to do instead.
 pub(super) const LATER: &[(&[&str], &str)] = &[(
-    &[
-        "registry.upstream",
-        "registry.upstream_token",
-        "registry.ad_accounts",
-        "registry.sync_interval",
-        "registry.forward_cookies",
-        "registry.learn",
-        "registry.grace",
-    ],
-    "belongs to registry.mode = \"proxy\", which this version does not have; allowed is leaving it out",
+    &["registry.upstream_token", "registry.ad_accounts", "registry.sync_interval", "registry.learn", "registry.grace"],
+    "is what registry.mode = \"proxy\" learns by, which this version does not have; allowed is leaving it out",
 )];
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use words::Words;
 use crate::event::privacy::{self, ClientIp, UrlQuery};
 use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
-use crate::{journal, limits, publish, registry};
+use crate::{journal, limits, publish, registry, upstream};
 
 /// The effective configuration.
 #[derive(Clone, Debug)]
@@ -53,6 +53,8 @@ pub struct Config {
     pub snippet: (String, String),
     /// `limits.*`, but for the body's size.
     pub limits: limits::Options,
+    /// `registry.upstream*` and `registry.forward_cookies`; only with `registry.mode = "proxy"`.
+    pub upstream: Option<Upstream>,
     /// `validation.*` and `privacy.*`.
     pub ingest: ingest::Options,
     /// `log.level`.
@@ -89,6 +91,15 @@ pub struct Server {
     pub shutdown_delay: Duration,
     /// `server.shutdown_timeout`.
     pub shutdown_timeout: Duration,
+}
+
+/// Another authority, which answers management requests.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Where it is and how long it may take.
+    pub options: upstream::Options,
+    /// `registry.forward_cookies`.
+    pub forward_cookies: Vec<String>,
 }
 
 /// Reads a file (if any), the environment, and builds the whole. A key with a problem has its default: only for
@@ -137,11 +148,12 @@ impl Config {
             ingest: ingest(from, kafka.rejected_topic.is_some()),
             kafka,
             registry: registry::Options {
-                mode: from.choice("registry.mode", &[("local", registry::Mode::Local)]),
+                mode: registry_mode(from),
                 data_dir: data_dir.clone(),
                 pixels: from.pixels("registry.pixels"),
                 max_pixels: from.count("registry.max_pixels"),
             },
+            upstream: upstream(from),
             data_dir,
             snippet: (from.text("registry.snippet_value"), from.text("registry.snippet_currency")),
             log_level: from.text("log.level"),
@@ -224,6 +236,19 @@ fn kafka(from: &Words) -> publish::Options {
         transaction_timeout: from.span("kafka.transaction_timeout"),
         client: from.properties("kafka.client"),
     }
+}
+
+fn registry_mode(from: &Words) -> registry::Mode {
+    from.choice("registry.mode", &[("local", registry::Mode::Local), ("proxy", registry::Mode::Proxy)])
+}
+
+fn upstream(from: &Words) -> Option<Upstream> {
+    let base = from.optional_text("registry.upstream").filter(|_| registry_mode(from) == registry::Mode::Proxy)?;
+    let base = upstream::Base::parse(base).expect("the row's rule allows nothing else");
+    Some(Upstream {
+        options: upstream::Options { base, timeout: from.span("registry.upstream_timeout") },
+        forward_cookies: from.list("registry.forward_cookies"),
+    })
 }
 
 fn ingest(from: &Words, journal_rejected: bool) -> ingest::Options {

@@ -4,6 +4,7 @@ use super::kind::Rule;
 use crate::event::{currency, privacy, value};
 use crate::http::client;
 use crate::node;
+use crate::upstream;
 
 /// A path.
 pub(super) const PATH: Rule =
@@ -54,6 +55,19 @@ pub(super) const TOPIC_OR_NONE: Rule = Rule {
     fits: |text| text.is_empty() || is_topic(text),
 };
 
+/// Where another authority is.
+pub(super) const UPSTREAM: Rule =
+    Rule { allowed: upstream::ALLOWED, fits: |text| upstream::Base::parse(text).is_some() };
+
+/// A cookie's name (RFC 6265: a token).
+pub(super) const COOKIE: Rule = Rule {
+    allowed: "allowed are names of cookies such as session_id",
+    fits: |text| {
+        let token = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+        !text.is_empty() && text.bytes().all(token)
+    },
+};
+
 /// A conversion's value.
 pub(super) const VALUE: Rule =
     Rule { allowed: "allowed are decimals such as 0.00", fits: |text| value::parse(text).is_some() };
@@ -84,6 +98,10 @@ mod tests {
             (TOPIC, ".."),
             (TOPIC, "a/b"),
             (TOPIC_OR_NONE, "a b"),
+            (UPSTREAM, "https://user@api.example.com"),
+            (UPSTREAM, "api.example.com"),
+            (COOKIE, "a=b"),
+            (COOKIE, "a b"),
             (VALUE, "1,0"),
             (CURRENCY, "XXY"),
         ] {
@@ -96,6 +114,8 @@ mod tests {
             (BROKER, "[::1]:9092"),
             (BROKER, "SASL_SSL://kafka:9093"),
             (TOPIC_OR_NONE, ""),
+            (UPSTREAM, "http://127.0.0.1:9000"),
+            (COOKIE, "_session-id"),
         ] {
             assert!((rule.fits)(good), "{good:?}: {}", rule.allowed);
         }

@@ -13,6 +13,7 @@ use super::units::{self, Limit};
 use crate::pixel::Pixel;
 use crate::publish::properties::Properties;
 use crate::secret::Secret;
+use crate::upstream;
 
 /// By path; each key is in it.
 #[derive(Clone, PartialEq, Debug)]
@@ -68,6 +69,12 @@ impl Words {
 
     /// Keys that can't go together.
     fn cross_check(&self, problems: &mut Vec<Problem>) {
+        let proxies = matches!(self.get("registry.mode"), Word::Text(mode) if mode == "proxy");
+        let told = problems.iter().any(|problem| problem.key == "registry.upstream");
+        if proxies && *self.get("registry.upstream") == Word::Unset && !told {
+            let text = format!("missing, and needed with registry.mode = \"proxy\"; {}", upstream::ALLOWED);
+            problems.push(Problem::new("registry.upstream", text));
+        }
         const LISTENERS: [&str; 3] = ["server.listen", "ops.listen", "management.listen"];
         for (index, path) in LISTENERS.iter().enumerate().skip(1) {
             let Some(address) = self.optional_address(path) else { continue };

@@ -48,6 +48,16 @@ pub async fn collect(
     if !headers.get_all(CONTENT_ENCODING).all(|coding| plain(coding.as_bytes().trim_ascii())) {
         return Err(Fault::Encoded);
     }
+    collect_as_is(bounds, headers, payload, room).await
+}
+
+/// The whole body, encoded or not: for whoever only passes it on.
+pub async fn collect_as_is(
+    bounds: &Bounds,
+    headers: &HeaderMap,
+    payload: &mut Payload,
+    room: &mut inflight::Body<'_>,
+) -> Result<Bytes, Fault> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > bounds.max_bytes as u64) {
         return Err(Fault::TooLarge);

@@ -29,6 +29,7 @@ use crate::limits::Limits;
 use crate::publish;
 use crate::registry::Registry;
 use crate::time::Timestamp;
+use crate::upstream;
 
 /// Nanoseconds are shown as seconds.
 const NANOS: f64 = 1e9;
@@ -43,6 +44,7 @@ pub struct Metrics {
     /// For routes that are not hot, from any thread.
     cold: Shard,
     accepted: Tally,
+    upstream_durations: [Distribution; StatusClass::ALL.len()],
     commit_durations: Distribution,
     commit_records: Distribution,
     started: Timestamp,
@@ -74,6 +76,12 @@ impl Observer for Metrics {
     }
 }
 
+impl upstream::Observer for Metrics {
+    fn called(&self, status: u16, took: Duration) {
+        self.upstream_durations[StatusClass::of(status) as usize].note_shared(&DURATIONS, took.as_nanos() as u64);
+    }
+}
+
 impl Metrics {
     /// Nothing counted yet; `now` is shown as the process' start.
     pub fn new(now: Timestamp) -> Metrics {
@@ -81,6 +89,7 @@ impl Metrics {
             shards: Mutex::default(),
             cold: Shard::default(),
             accepted: Tally::default(),
+            upstream_durations: Default::default(),
             commit_durations: Distribution::default(),
             commit_records: Distribution::default(),
             started: now,
@@ -115,7 +124,7 @@ impl Metrics {
         let stats = sources.journal.stats();
         self.journal(&stats, &mut page);
         publishing(sources, &stats, &mut page);
-        registry(sources.registry, &mut page);
+        self.registry(sources.registry, &mut page);
         let help = "Readers of /events dropped because they were too slow.";
         page.counter("pixelgate_feed_dropped_total", help).is(sources.feed.dropped() as f64);
         self.build_and_process(&mut page);
@@ -173,6 +182,22 @@ impl Metrics {
         family.distribution(&[], &DURATIONS, &durations, NANOS);
         let help = "Records that shared a commit.";
         page.histogram("pixelgate_journal_commit_records", help).distribution(&[], &COUNTS, &records, 1.0);
+    }
+
+    fn registry(&self, registry: &Registry, page: &mut Page) {
+        page.gauge("pixelgate_registry_pixels", "Pixels known to this node.").is(registry.pixel_count() as f64);
+        // Both below: what is learnt from the upstream, which this version does not do.
+        let help =
+            "Unix time of the last sync of the ad account that waits longest; 0 before the first, or in local mode.";
+        page.gauge("pixelgate_registry_last_sync_timestamp_seconds", help).is(0.0);
+        page.counter("pixelgate_registry_sync_errors_total", "Syncs with the upstream that failed.").is(0.0);
+        let help = "Time that registry.upstream took to the head of its answer, by class of status; 5xx also for none.";
+        let mut family = page.histogram("pixelgate_upstream_request_duration_seconds", help);
+        for (class, distribution) in StatusClass::ALL.into_iter().zip(&self.upstream_durations) {
+            let mut sum = Sum::default();
+            distribution.add_to(&mut sum);
+            family.distribution(&[("status_class", class.as_str())], &DURATIONS, &sum, NANOS);
+        }
     }
 
     fn build_and_process(&self, page: &mut Page) {
@@ -242,17 +267,4 @@ fn publishing(sources: &Sources<'_>, journal: &journal::Stats, page: &mut Page) 
     }
     let restarts = stats.restarts.load(Relaxed);
     page.counter("pixelgate_publisher_restarts_total", "Kafka clients dropped and made anew.").is(restarts as f64);
-}
-
-fn registry(registry: &Registry, page: &mut Page) {
-    page.gauge("pixelgate_registry_pixels", "Pixels known to this node.").is(registry.pixel_count() as f64);
-    // Below: for registry.mode = "proxy", which this version does not have.
-    let help = "Unix time of the last sync of the ad account that waits longest; 0 before the first, or in local mode.";
-    page.gauge("pixelgate_registry_last_sync_timestamp_seconds", help).is(0.0);
-    page.counter("pixelgate_registry_sync_errors_total", "Syncs with the upstream that failed.").is(0.0);
-    let help = "Time that registry.upstream took to answer, by class of status.";
-    let mut family = page.histogram("pixelgate_upstream_request_duration_seconds", help);
-    for class in StatusClass::ALL {
-        family.distribution(&[("status_class", class.as_str())], &DURATIONS, &Sum::default(), NANOS);
-    }
 }

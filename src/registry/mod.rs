@@ -67,9 +67,6 @@ pub enum Error {
         /// Ours.
         known: usize,
     },
-    /// `registry.mode = "proxy"`.
-    #[error("registry.mode = \"proxy\" is not available in this version")]
-    Proxy,
     /// The disk is full, read-only or failing, or another process holds the file.
     #[error("{}: can't be written: {why}", path.display())]
     Unwritable {
@@ -154,9 +151,6 @@ struct Inner {
 impl Registry {
     /// Opens or creates the registry of a data directory. Starts, with a warning, also where it can't be written.
     pub fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Registry>, Error> {
-        if options.mode == Mode::Proxy {
-            return Err(Error::Proxy);
-        }
         let store = Store::open(&options.data_dir, clock.now())?;
         Registry::with_store(store, options, clock)
     }
@@ -315,7 +309,10 @@ impl Inner {
         }
         self.directory.store(Arc::new(directory));
         self.learn(store, self.options.pixels.clone(), Origin::Config)?;
-        self.ensure_first_token(store);
+        // With an upstream, tokens of pixels are its own.
+        if self.options.mode == Mode::Local {
+            self.ensure_first_token(store);
+        }
         Ok(())
     }
 

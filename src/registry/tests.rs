@@ -67,12 +67,14 @@ fn first_token(data_dir: &Path) -> String {
 }
 
 #[test]
-fn proxy_mode_is_refused_in_words() {
+fn with_an_upstream_no_token_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let proxy = Options { mode: Mode::Proxy, ..options(dir.path()) };
-    let error = Registry::open(proxy, clock()).unwrap_err();
-    assert!(error.to_string().contains("not available in this version"), "{error}");
-    assert!(!dir.path().join(FILE).exists());
+    let registry = Registry::open(proxy, clock()).unwrap();
+    assert!(dir.path().join(FILE).exists() && !dir.path().join(FIRST_TOKEN_FILE).exists());
+    drop(registry);
+    Registry::open(options(dir.path()), clock()).unwrap();
+    assert!(dir.path().join(FIRST_TOKEN_FILE).exists(), "the first start in local mode makes it");
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod config;
 mod crash;
 mod dirty;
 mod feed;
+mod forward;
+mod forward_faults;
 mod limits;
 mod logs;
 mod metrics;
@@ -23,6 +25,7 @@ mod routes;
 mod schema;
 mod shutdown;
 mod stranded;
+mod upstream;
 
 #[cfg(feature = "e2e")]
 mod admin;

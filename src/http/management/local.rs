@@ -1,14 +1,13 @@
 //! Management requests answered by this gateway's own registry: the flat list of checks, and the three answers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpMessage, HttpRequest, web};
 
 use super::wire::{self, Malformed, Params, View};
-use super::{Failure, State, authorise};
-use crate::http::body::{self, Fault};
+use super::{Failure, State, authorise, no_body};
+use crate::http::body;
 use crate::inflight;
 use crate::pixel::PixelId;
 use crate::registry::tokens::Grant;
@@ -173,22 +172,5 @@ async fn read_body(
     payload: &mut web::Payload,
     room: &mut inflight::Body<'_>,
 ) -> Result<web::Bytes, Failure> {
-    let failure = |status, kind, text: &'static str| Failure::new(status, kind, text);
-    body::collect(&state.body, request.headers(), payload, room).await.map_err(|fault| match fault {
-        Fault::Encoded => {
-            let text = "An encoded body can't be read: send it without Content-Encoding";
-            failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", text)
-        }
-        Fault::TooLarge => {
-            let text = format!("The body has more than {} bytes", state.body.max_bytes);
-            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
-        }
-        Fault::Late => failure(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time"),
-        Fault::Broken => failure(StatusCode::BAD_REQUEST, "malformed_body", "The body could not be read to its end"),
-        Fault::NoRoom => {
-            let text = "Too many requests are in flight";
-            let failure = failure(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text);
-            Failure { retry_after: Some(Duration::from_secs(1)), ..failure }
-        }
-    })
+    body::collect(&state.body, request.headers(), payload, room).await.map_err(|fault| no_body(state, fault))
 }

@@ -1,13 +1,16 @@
 //! The management API of the published page: routes, who may ask, what every answer carries.
 //!
-//! Blocking work (SQLite) is done by `web::block`, never on the worker. Answers themselves are in [`local`], their
-//! bytes in [`wire`].
+//! Answers come from this gateway's own registry ([`local`], their bytes in [`wire`]) or from the upstream ([`proxy`]).
+//! Blocking work (SQLite) is done by `web::block`, never on the worker.
 
+mod headers;
 mod local;
+pub mod proxy;
 pub mod wire;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,14 +19,15 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
+use self::proxy::Proxy;
 use self::wire::Snippet;
-use super::body;
+use super::body::{self, Fault};
 use super::client::Proxies;
 use super::reply::over_limit;
 use crate::inflight::Inflight;
 use crate::limits::{self, Limits, Over};
 use crate::metrics::{Metrics, Route};
-use crate::registry::tokens::{self, Grant};
+use crate::registry::tokens::{self, Grant, TokenHash};
 use crate::registry::{self, Registry};
 use crate::time::Clock;
 
@@ -50,6 +54,8 @@ pub struct State {
     pub proxies: Arc<Proxies>,
     /// For `X-Runtime`.
     pub clock: Arc<dyn Clock>,
+    /// The upstream that answers; without one the registry does.
+    pub proxy: Option<proxy::Options>,
     /// Counts the answers.
     pub metrics: Arc<Metrics>,
     /// Bounds of one body.
@@ -66,6 +72,7 @@ impl State {
             snippet,
             limits: Arc::new(Limits::new(&limits::Options::OFF)),
             proxies: Arc::new(Proxies::new(None)),
+            proxy: None,
             metrics: Arc::new(Metrics::new(clock.now())),
             clock,
             body: body::Bounds { max_bytes: 64 << 10, pause: Duration::from_secs(10) },
@@ -82,14 +89,17 @@ impl std::fmt::Debug for State {
 
 /// Mounts the routes.
 pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
-    let (collection, single) = (Arc::clone(&state), state);
+    let proxy = state.proxy.clone().map(Proxy::new);
+    let (collection, single) = ((Arc::clone(&state), proxy.clone()), (state, proxy));
     config
-        .service(web::resource(["/offsitepixels", "/offsitepixels/"]).to(
-            move |request: HttpRequest, payload: web::Payload| answer(Arc::clone(&collection), request, payload, None),
-        ))
+        .service(
+            web::resource(["/offsitepixels", "/offsitepixels/"]).to(
+                move |request: HttpRequest, payload: web::Payload| answer(collection.clone(), request, payload, None),
+            ),
+        )
         .service(web::resource("/offsitepixels/{id}").to(
             move |request: HttpRequest, payload: web::Payload, id: web::Path<String>| {
-                answer(Arc::clone(&single), request, payload, Some(id.into_inner()))
+                answer(single.clone(), request, payload, Some(id.into_inner()))
             },
         ));
 }
@@ -149,46 +159,48 @@ fn unavailable() -> Failure {
 
 /// One request, from its head to its answer. `id` is the rest of the path, if any.
 async fn answer(
-    state: Arc<State>,
+    (state, proxy): (Arc<State>, Option<Rc<Proxy>>),
     request: HttpRequest,
     mut payload: web::Payload,
     id: Option<String>,
 ) -> HttpResponse {
     let started = state.clock.monotonic();
-    let allow = if id.is_none() { "GET, HEAD, POST, OPTIONS" } else { "GET, HEAD, OPTIONS" };
-    let (mut builder, result) = if request.method() == Method::OPTIONS {
-        (HttpResponse::NoContent(), None)
-    } else {
-        match local::answer(&state, &request, &mut payload, id.as_deref()).await {
-            Ok(body) => (HttpResponse::Ok(), Some(Ok(body))),
-            Err(failure) => (HttpResponse::build(failure.status), Some(Err(failure))),
+    let request_id = request_id(&request, proxy.is_some());
+    let result = match &proxy {
+        _ if request.method() == Method::OPTIONS => None,
+        None => Some(local::answer(&state, &request, &mut payload, id.as_deref()).await.map(Answer::Own)),
+        Some(proxy) => {
+            let answer = proxy::answer(&state, proxy, &request, &mut payload, &request_id).await;
+            Some(answer.map(Answer::Upstreams))
         }
     };
-    if matches!(builder_status(&result), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
-        builder.insert_header((header::ALLOW, allow));
-    }
-    common_headers(&mut builder, &request);
+    let allow = match (&proxy, &id) {
+        (Some(_), _) => "GET, HEAD, POST, PUT, DELETE, OPTIONS",
+        (None, None) => "GET, HEAD, POST, OPTIONS",
+        (None, Some(_)) => "GET, HEAD, OPTIONS",
+    };
     let took = state.clock.monotonic().saturating_sub(started);
-    builder.insert_header(("X-Runtime", format!("{:.6}", took.as_secs_f64())));
+    let begin = |status| begin(status, allow, &request_id, took);
     let reply = match result {
-        None => builder.insert_header((header::CACHE_CONTROL, "no-cache")).finish(),
-        Some(Ok(body)) => success(builder, &request, body),
-        Some(Err(failure)) => failed(builder, &failure),
+        None => begin(StatusCode::NO_CONTENT).insert_header((header::CACHE_CONTROL, "no-cache")).finish(),
+        Some(Ok(Answer::Own(body))) => success(begin(StatusCode::OK), &request, body),
+        Some(Ok(Answer::Upstreams(reply))) => reply,
+        Some(Err(failure)) => failed(begin(failure.status), &failure),
     };
     state.metrics.request(Route::Management, request.method().as_str(), reply.status().as_u16(), took);
     reply
 }
 
-fn builder_status(result: &Option<Result<Vec<u8>, Failure>>) -> StatusCode {
-    match result {
-        None => StatusCode::NO_CONTENT,
-        Some(Ok(_)) => StatusCode::OK,
-        Some(Err(failure)) => failure.status,
-    }
+/// A good answer.
+enum Answer {
+    /// A body with status 200.
+    Own(Vec<u8>),
+    /// As it came.
+    Upstreams(HttpResponse),
 }
 
 /// What the document shows on every answer.
-fn common_headers(builder: &mut HttpResponseBuilder, request: &HttpRequest) {
+fn begin(status: StatusCode, allow: &'static str, request_id: &str, took: Duration) -> HttpResponseBuilder {
     const HEADERS: [(&str, &str); 8] = [
         ("X-Frame-Options", "SAMEORIGIN"),
         ("X-XSS-Protection", "1; mode=block"),
@@ -202,16 +214,25 @@ fn common_headers(builder: &mut HttpResponseBuilder, request: &HttpRequest) {
             "Origin, X-Requested-With, Content-Type, Accept, Authorization, Content-Disposition",
         ),
     ];
+    let mut builder = HttpResponse::build(status);
+    if matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
+        builder.insert_header((header::ALLOW, allow));
+    }
     for header in HEADERS {
         builder.insert_header(header);
     }
-    builder.insert_header(("X-Request-Id", request_id(request)));
+    builder.insert_header(("X-Request-Id", request_id));
+    builder.insert_header(("X-Runtime", format!("{:.6}", took.as_secs_f64())));
+    builder
 }
 
-/// The client's own id as far as Rails kept it (255 of letters, digits, `_` and `-`), else a new one.
-fn request_id(request: &HttpRequest) -> String {
+/// The client's own id, at most 255 letters of it, else a new one. As far as Rails kept it: letters, digits, `_` and
+/// `-`; for an upstream, which may be none, whatever is visible.
+fn request_id(request: &HttpRequest, proxied: bool) -> String {
     let given = request.headers().get("X-Request-Id").map_or(&b""[..], HeaderValue::as_bytes);
-    let kept = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let kept = |byte: &&u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (proxied && byte.is_ascii_graphic())
+    };
     let id: String = given.iter().filter(kept).take(255).map(|byte| char::from(*byte)).collect();
     if id.is_empty() { uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string() } else { id }
 }
@@ -249,8 +270,14 @@ fn failed(mut builder: HttpResponseBuilder, failure: &Failure) -> HttpResponse {
     builder.body(wire::error(failure.kind, &failure.message, failure.param))
 }
 
-/// Limits, then checks the token.
-async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failure> {
+/// Who asks: the address, and the hash of a token if there is one.
+struct Asker {
+    ip: Option<IpAddr>,
+    token: Option<TokenHash>,
+}
+
+/// Counts the request against its address and token.
+fn limit(state: &State, request: &HttpRequest) -> Result<Asker, Failure> {
     let header = request.headers().get(header::AUTHORIZATION);
     let hash = header.and_then(|value| presented(value.as_bytes())).map(tokens::hash);
     // Of an unknown proxy, too: administrators are few, and need no more than one address may.
@@ -259,7 +286,12 @@ async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failur
         let failure = Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests");
         return Err(Failure { over: Some(over), ..failure });
     }
-    let Some(hash) = hash else {
+    Ok(Asker { ip, token: hash })
+}
+
+/// Limits, then checks the token.
+async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failure> {
+    let Some(hash) = limit(state, request)?.token else {
         let text = "The header \"Authorization: OAuth <token>\" is missing";
         return Err(Failure::new(StatusCode::UNAUTHORIZED, "missing_token", text));
     };
@@ -268,6 +300,28 @@ async fn authorise(state: &State, request: &HttpRequest) -> Result<Grant, Failur
     grant.ok_or_else(|| {
         Failure::new(StatusCode::UNAUTHORIZED, "invalid_token", "The token is unknown or has been revoked")
     })
+}
+
+/// Why a body could not be had, as an answer.
+fn no_body(state: &State, fault: Fault) -> Failure {
+    let failure = |status, kind, text: &'static str| Failure::new(status, kind, text);
+    match fault {
+        Fault::Encoded => {
+            let text = "An encoded body can't be read: send it without Content-Encoding";
+            failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", text)
+        }
+        Fault::TooLarge => {
+            let text = format!("The body has more than {} bytes", state.body.max_bytes);
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", text)
+        }
+        Fault::Late => failure(StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time"),
+        Fault::Broken => failure(StatusCode::BAD_REQUEST, "malformed_body", "The body could not be read to its end"),
+        Fault::NoRoom => {
+            let text = "Too many requests are in flight";
+            let failure = failure(StatusCode::SERVICE_UNAVAILABLE, "overloaded", text);
+            Failure { retry_after: Some(Duration::from_secs(1)), ..failure }
+        }
+    }
 }
 
 /// The token of an `Authorization` value with the scheme `OAuth` or `Bearer`.
