@@ -37,6 +37,12 @@ use crate::upstream::{Connector, Gate};
 /// How often the journal's health is looked at.
 const WATCH: Duration = Duration::from_millis(100);
 
+/// The part of `server.shutdown_timeout` that is kept for the last commit and the publisher, a quarter at most: commits
+/// and transactions take some tens of milliseconds, on a bad day a second or two.
+const FOR_THE_REST: Duration = Duration::from_secs(3);
+/// The last commit gets this time in any case: without it the end is no clean one.
+const LAST_COMMIT: Duration = Duration::from_secs(1);
+
 /// Most connections of the operators' listener: probes, scrapes, and the live feed's readers.
 const OPS_CONNECTIONS: usize = 256;
 
@@ -115,7 +121,7 @@ fn serve_management(config: &Config, listener: TcpListener, pixels: &Arc<managem
     })
     .workers(1)
     .max_connections(config.server.max_connections)
-    .shutdown_timeout(config.server.shutdown_timeout.as_secs().max(1))
+    .shutdown_timeout(for_requests(config.server.shutdown_timeout).as_secs().max(1))
     .disable_signals()
     .listen(listener)
     .context("management.listen")?;
@@ -198,25 +204,26 @@ impl Running {
         }
     }
 
-    /// The contract's order of stopping. `true` if everything acknowledged is on disk and closed in time.
+    /// The contract's order of stopping, all of it within one `server.shutdown_timeout` after the delay. `true` if
+    /// everything acknowledged is on disk and closed in time.
     pub async fn stop(self) -> bool {
         self.life.enter(Phase::Stopping);
         self.feed.close();
         let server = &self.config.server;
         actix_web::rt::time::sleep(server.shutdown_delay).await;
+        let deadline = SystemClock.monotonic() + server.shutdown_timeout;
         let listeners: Vec<&ServerHandle> = [&self.public_server].into_iter().chain(&self.management_server).collect();
         let graceful = join_all(listeners.iter().map(|listener| listener.stop(true)));
-        if actix_web::rt::time::timeout(server.shutdown_timeout, graceful).await.is_err() {
-            tracing::warn!("server.shutdown_timeout is over: requests in flight are dropped");
-            join_all(listeners.iter().map(|listener| listener.stop(false))).await;
+        if actix_web::rt::time::timeout(for_requests(server.shutdown_timeout), graceful).await.is_err() {
+            tracing::warn!("server.shutdown_timeout is nearly over: requests in flight are dropped");
+            // Not awaited: the servers end by the same timeout, and the process soon after.
+            listeners.iter().for_each(|listener| drop(listener.stop(false)));
         }
-        // One deadline for what is left: the last commit, then what the publisher can still deliver.
-        let deadline = SystemClock.monotonic() + server.shutdown_timeout;
-        let (journal, timeout) = (self.journal.clone(), server.shutdown_timeout);
-        let closed = web::block(move || journal.close(timeout, &SystemClock)).await.unwrap_or(false);
+        let left = move || deadline.saturating_sub(SystemClock.monotonic());
+        let journal = self.journal.clone();
+        let closed = web::block(move || journal.close(left().max(LAST_COMMIT), &SystemClock)).await.unwrap_or(false);
         if let Some(publisher) = self.publisher.clone() {
-            let left = deadline.saturating_sub(SystemClock.monotonic());
-            let stopped = web::block(move || publisher.stop(left, &SystemClock)).await.unwrap_or(false);
+            let stopped = web::block(move || publisher.stop(left(), &SystemClock)).await.unwrap_or(false);
             if !stopped {
                 tracing::warn!("the publisher did not stop in time; the next start asks Kafka what it has");
             }
@@ -230,6 +237,12 @@ impl Running {
         let _ = web::block(move || feed.join_thread()).await;
         closed
     }
+}
+
+/// What requests in flight get of `server.shutdown_timeout`: who stalls must not use up the time of the last commit and
+/// of the publisher.
+fn for_requests(shutdown_timeout: Duration) -> Duration {
+    shutdown_timeout - (shutdown_timeout / 4).min(FOR_THE_REST)
 }
 
 /// What both listeners share.
@@ -299,7 +312,7 @@ impl Parts {
         })
         .workers(server.workers)
         .max_connections((server.max_connections / server.workers).max(1))
-        .shutdown_timeout(server.shutdown_timeout.as_secs().max(1))
+        .shutdown_timeout(for_requests(server.shutdown_timeout).as_secs().max(1))
         .disable_signals()
         .listen(listener)
         .context("server.listen")?;

@@ -33,8 +33,8 @@ use crate::upstream;
 
 /// Nanoseconds are shown as seconds.
 const NANOS: f64 = 1e9;
-/// The commit this was built from, if the build knew.
-const COMMIT: Option<&str> = option_env!("PIXELGATE_COMMIT");
+/// The commit this was built from, if the build knew (`.ci/build.rs`).
+const COMMIT: Option<&str> = option_env!("BUILD_COMMIT");
 
 /// What the program counts. One for the process.
 #[derive(Debug)]
@@ -201,7 +201,10 @@ impl Metrics {
     }
 
     fn build_and_process(&self, page: &mut Page) {
-        let labels = [("version", env!("CARGO_PKG_VERSION")), ("commit", COMMIT.unwrap_or("unknown"))];
+        let labels = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", COMMIT.filter(|commit| !commit.is_empty()).unwrap_or("unknown")),
+        ];
         page.gauge("pixelgate_build_info", "1, labelled with what was built.").add(&labels, 1.0);
         let now = Process::read();
         page.counter("process_cpu_seconds_total", "User and system CPU time spent.").is(now.cpu_seconds);

@@ -211,3 +211,23 @@ fn a_client_that_leaves_before_its_answer_is_counted() {
     });
     assert_eq!(gateway.stop(), Some(0));
 }
+
+#[test]
+fn alerts_select_labels_that_exist() {
+    let rules = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/pixelgate.rules.yml")).unwrap();
+    let selector = Regex::new(r"(pixelgate_[a-z_]+)\{([^}$]*)\}").unwrap();
+    let matcher = Regex::new("([a-z_]+)=~?\"([^\"]*)\"").unwrap();
+    let (promised, mut checked) = (promised(), 0);
+    for found in selector.captures_iter(&rules) {
+        let promise = promised.get(&found[1]).unwrap_or_else(|| panic!("no metric {}", &found[1]));
+        for label in matcher.captures_iter(&found[2]) {
+            let values =
+                promise.labels.get(&label[1]).unwrap_or_else(|| panic!("{}: no label {}", &found[1], &label[1]));
+            for value in label[2].split('|') {
+                assert!(values.contains(value), "{}: {} is never {value:?}", &found[1], &label[1]);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 4, "the scan sees {checked} values");
+}

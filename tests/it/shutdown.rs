@@ -80,3 +80,40 @@ fn after_the_end_nobody_listens() {
     assert_eq!(idle.read(&mut [0; 1]).unwrap_or(0), 0, "an idle connection is closed");
     assert!(TcpStream::connect(site.public).is_err());
 }
+
+#[test]
+fn who_only_listens_or_idles_holds_nothing_up() {
+    let site = Site::new("");
+    let gateway = site.start();
+    let mut used = Client::connect(site.public).unwrap();
+    assert_eq!(used.get(&format!("/offsite_event.php?id={PIXEL}")).unwrap().status, 200);
+    let unused = TcpStream::connect(site.public).unwrap();
+    let mut watching = Client::connect(site.ops).unwrap();
+    watching.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    assert_eq!(watching.head().unwrap().0, 200);
+    let asked = Instant::now();
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    // server.shutdown_timeout is 20 s.
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    drop((used, unused, watching));
+}
+
+#[test]
+fn one_timeout_holds_for_all_steps_together() {
+    // A request that never ends, and a Kafka that is not there.
+    let site = Site::with_server(
+        "shutdown_timeout = \"8s\"\nbody_timeout = \"60s\"",
+        "[kafka]\nbrokers = [\"127.0.0.1:1\"]\n",
+    );
+    let gateway = site.start();
+    let mut client = Client::connect(site.public).unwrap();
+    let target = format!("/offsite_event.php?id={PIXEL}");
+    assert_eq!(client.get(&target).unwrap().status, 200);
+    let head = format!("POST {target} HTTP/1.1\r\nHost: gateway.test\r\nContent-Type: text/plain\r\n");
+    client.send(format!("{head}Content-Length: 100\r\n\r\nvalue=").as_bytes()).unwrap();
+    let asked = Instant::now();
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    let took = asked.elapsed();
+    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(12), "it took {took:?}");
+    assert_eq!(export(&site).len(), 1);
+}
