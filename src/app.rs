@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
 use crate::preflight::{self, Finding};
 use crate::publish::{self, Publisher};
+use crate::registry::sync::{self, Sync};
 use crate::registry::{self, Registry};
 use crate::rejects::Allowance;
 use crate::time::{Clock, SystemClock};
@@ -91,6 +92,7 @@ pub struct Running {
     journal: Journal,
     registry: Arc<Registry>,
     publisher: Option<Arc<Publisher>>,
+    sync: Option<Arc<Sync>>,
     life: Arc<Life>,
     feed: Arc<Feed>,
     config: Config,
@@ -158,6 +160,7 @@ impl Running {
         let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
         let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed };
         let pixels = parts.management(&config)?;
+        let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
         let public_server = parts.serve_public(&config, public, &node, pixels)?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
@@ -178,6 +181,7 @@ impl Running {
             journal,
             registry,
             publisher,
+            sync,
             life,
             feed,
             config,
@@ -227,6 +231,9 @@ impl Running {
             if !stopped {
                 tracing::warn!("the publisher did not stop in time; the next start asks Kafka what it has");
             }
+        }
+        if let Some(sync) = self.sync.clone() {
+            let _ = web::block(move || sync.stop()).await;
         }
         if let Err(error) = self.registry.close() {
             tracing::warn!(%error, "the registry could not be closed");
@@ -317,6 +324,13 @@ impl Parts {
         .listen(listener)
         .context("server.listen")?;
         Ok(http.run())
+    }
+
+    fn sync(&self, proxy: &proxy::Options) -> anyhow::Result<Arc<Sync>> {
+        let gate = Gate::new(sync::CALLS, self.clock.clone(), self.metrics.clone());
+        let (upstream, connector) = (proxy.upstream.clone(), proxy.connector.clone());
+        let sync = Sync::start(self.registry.clone(), upstream, connector, gate);
+        Ok(Arc::new(sync.context("the sync of pixels can't be started")?))
     }
 
     fn upstream(&self, upstream: &config::Upstream, config: &Config) -> anyhow::Result<proxy::Options> {

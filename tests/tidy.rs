@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("node", "time"),
     ("filesystem", ""),
     ("upstream", "time"),
-    ("registry", "pixel time upstream"),
+    ("registry", "pixel time secret upstream"),
     ("feed", "record pixel time journal"),
     ("rejects", "time"),
     ("ingest", "record pixel time event limits journal registry feed rejects"),

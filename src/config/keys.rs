@@ -208,6 +208,36 @@ pub(super) const KEYS: &[Key] = &[
         "15s",
         "Longest wait for the upstream's first byte, and between two chunks of its reply, else 504.",
     ),
+    unset(
+        "registry.upstream_token",
+        Secret,
+        "ad accounts are synced without one",
+        "The gateway's own token of the upstream. Better in a file, named by PIXELGATE_REGISTRY__UPSTREAM_TOKEN_FILE.",
+    ),
+    key(
+        "registry.ad_accounts",
+        List(rules::AD_ACCOUNT),
+        "",
+        "Ad accounts whose pixels are known here: their lists are synced, and replies about them teach.",
+    ),
+    key(
+        "registry.sync_interval",
+        Span(SECOND, HOUR),
+        "60s",
+        "How often each list is asked for. Good for three times as long; then unknown ids are accepted unchecked.",
+    ),
+    key(
+        "registry.learn",
+        Choice(&["listed", "any"]),
+        "listed",
+        "Replies that teach: about registry.ad_accounts, or to registry.upstream_token; any: every authorised one.",
+    ),
+    key(
+        "registry.grace",
+        Span(0, 365 * DAY),
+        "24h",
+        "How long a pixel stays known that its ad account's list no longer has.",
+    ),
     key(
         "registry.forward_cookies",
         List(rules::COOKIE),
@@ -272,12 +302,6 @@ pub(super) const KEYS: &[Key] = &[
     key("log.format", Choice(&["text", "json"]), "text", "Logs go to stderr."),
     key("log.level", Choice(&["error", "warn", "info", "debug", "trace"]), "info", "Lines from this level on."),
 ];
-
-/// Keys of the contract that this version does not have, with what to do instead.
-pub(super) const LATER: &[(&[&str], &str)] = &[(
-    &["registry.upstream_token", "registry.ad_accounts", "registry.sync_interval", "registry.learn", "registry.grace"],
-    "is what registry.mode = \"proxy\" learns by, which this version does not have; allowed is leaving it out",
-)];
 
 #[cfg(test)]
 mod tests {

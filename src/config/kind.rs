@@ -17,7 +17,6 @@ pub(super) enum Kind {
     /// A text that fits a rule.
     Text(Rule),
     /// A text that nobody may see; a variable with `_FILE` behind its name reads it from a file.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the row registry.upstream_token is its user"))]
     Secret,
     /// One of these words.
     Choice(&'static [&'static str]),

@@ -152,6 +152,7 @@ impl Config {
                 data_dir: data_dir.clone(),
                 pixels: from.pixels("registry.pixels"),
                 max_pixels: from.count("registry.max_pixels"),
+                learning: learning(from),
             },
             upstream: upstream(from),
             data_dir,
@@ -235,6 +236,16 @@ fn kafka(from: &Words) -> publish::Options {
         replication_factor: from.number("kafka.replication_factor") as i32,
         transaction_timeout: from.span("kafka.transaction_timeout"),
         client: from.properties("kafka.client"),
+    }
+}
+
+fn learning(from: &Words) -> registry::Learning {
+    registry::Learning {
+        ad_accounts: from.list("registry.ad_accounts"),
+        any: from.choice("registry.learn", &[("listed", false), ("any", true)]),
+        token: from.optional_secret("registry.upstream_token").cloned(),
+        sync_interval: from.span("registry.sync_interval"),
+        grace: from.span("registry.grace"),
     }
 }
 

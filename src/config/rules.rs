@@ -59,6 +59,12 @@ pub(super) const TOPIC_OR_NONE: Rule = Rule {
 pub(super) const UPSTREAM: Rule =
     Rule { allowed: upstream::ALLOWED, fits: |text| upstream::Base::parse(text).is_some() };
 
+/// An ad account.
+pub(super) const AD_ACCOUNT: Rule = Rule {
+    allowed: "allowed are 1 to 20 digits without a leading zero, in quotes",
+    fits: crate::registry::is_ad_account,
+};
+
 /// A cookie's name (RFC 6265: a token).
 pub(super) const COOKIE: Rule = Rule {
     allowed: "allowed are names of cookies such as session_id",

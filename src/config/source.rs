@@ -8,7 +8,7 @@ use std::fmt;
 
 use toml::{Table, Value};
 
-use super::keys::{KEYS, Key, LATER};
+use super::keys::{KEYS, Key};
 use super::kind::Kind;
 use crate::publish::properties;
 
@@ -127,9 +127,6 @@ impl Source {
             }
         }
         let path = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-        if let Some(problem) = later(&path) {
-            return self.problem(&path, format!("{name} {problem}"));
-        }
         let nearest = nearest(name, KEYS.iter().map(|key| variable(key.path)));
         self.problem(&quoted(&path), format!("{name:?} is no variable of pixelgate; the nearest is {nearest}"));
     }
@@ -258,15 +255,10 @@ impl Source {
     }
 
     fn unknown(&mut self, path: &str) {
-        let text = later(path).map(str::to_owned);
-        let nearest = || nearest(path, KEYS.iter().map(|key| key.path.to_owned()));
-        let text = text.unwrap_or_else(|| format!("unknown key of this version; the nearest is {}", nearest()));
+        let nearest = nearest(path, KEYS.iter().map(|key| key.path.to_owned()));
+        let text = format!("unknown key of this version; the nearest is {nearest}");
         self.problem(path, text);
     }
-}
-
-fn later(path: &str) -> Option<&'static str> {
-    LATER.iter().find(|(paths, _)| paths.contains(&path)).map(|(_, text)| *text)
 }
 
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> String {

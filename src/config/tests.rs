@@ -196,12 +196,14 @@ fn hostile_names_stay_on_their_line() {
 }
 
 #[test]
-fn keys_of_a_later_version_say_so() {
-    let toml = "[registry]\nmode = 'proxy'\nupstream = 'https://a'\nad_accounts = ['8']\n";
-    let problems = from(toml, &[("PIXELGATE_REGISTRY__UPSTREAM_TOKEN", "hunter2")]).unwrap_err();
-    assert_eq!(problems.len(), 2, "{problems:#?}");
-    let all = problems.join("\n");
-    assert!(all.matches("this version does not have").count() == 2 && !all.contains("hunter2"), "{all}");
+fn what_a_proxy_learns_by() {
+    let toml = "[registry]\nmode = 'proxy'\nupstream = 'https://a'\nad_accounts = '8, 9'\nlearn = 'any'\n";
+    let config = from(toml, &[("PIXELGATE_REGISTRY__UPSTREAM_TOKEN", "hunter2")]).unwrap();
+    let learning = &config.registry.learning;
+    assert_eq!((learning.ad_accounts.len(), learning.any, learning.sync_interval.as_secs()), (2, true, 60));
+    assert_eq!(learning.token.as_ref().unwrap().expose(), "hunter2");
+    assert!(!format!("{config:?}{}", config.to_toml()).contains("hunter2"));
+    assert!(from("[registry]\nad_accounts = ['act_8']\n", &[]).is_err());
 }
 
 #[test]

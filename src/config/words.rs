@@ -123,7 +123,6 @@ impl Words {
         self.optional_text(path).unwrap_or_else(|| mismatch(path, &Word::Unset)).to_owned()
     }
 
-    #[expect(dead_code, reason = "the row registry.upstream_token is its user")]
     pub(super) fn optional_secret(&self, path: &str) -> Option<&Secret> {
         match self.get(path) {
             Word::Secret(secret) => Some(secret),

@@ -186,11 +186,12 @@ impl Metrics {
 
     fn registry(&self, registry: &Registry, page: &mut Page) {
         page.gauge("pixelgate_registry_pixels", "Pixels known to this node.").is(registry.pixel_count() as f64);
-        // Both below: what is learnt from the upstream, which this version does not do.
         let help =
             "Unix time of the last sync of the ad account that waits longest; 0 before the first, or in local mode.";
-        page.gauge("pixelgate_registry_last_sync_timestamp_seconds", help).is(0.0);
-        page.counter("pixelgate_registry_sync_errors_total", "Syncs with the upstream that failed.").is(0.0);
+        let oldest = registry.oldest_sync().unwrap_or_default();
+        page.gauge("pixelgate_registry_last_sync_timestamp_seconds", help).is(oldest.0 as f64 / 1000.0);
+        let errors = registry.sync_errors() as f64;
+        page.counter("pixelgate_registry_sync_errors_total", "Syncs with the upstream that failed.").is(errors);
         let help = "Time that registry.upstream took to the head of its answer, by class of status; 5xx also for none.";
         let mut family = page.histogram("pixelgate_upstream_request_duration_seconds", help);
         for (class, distribution) in StatusClass::ALL.into_iter().zip(&self.upstream_durations) {

@@ -2,7 +2,7 @@
 //!
 //! A new snapshot shares the entries of the old one; only the changed pixel is new. Order is that of creation.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -68,6 +68,14 @@ impl Directory {
                 self.entries.push(Arc::new(Entry { pixel, creator, slot }));
             }
         }
+    }
+
+    /// All but these.
+    pub(super) fn without(&self, gone: &[PixelId]) -> Directory {
+        let gone: HashSet<PixelId> = gone.iter().copied().collect();
+        let entries: Vec<_> = self.entries.iter().filter(|entry| !gone.contains(&entry.pixel.id)).cloned().collect();
+        let index = entries.iter().enumerate().map(|(index, entry)| (entry.pixel.id, index)).collect();
+        Directory { entries, index }
     }
 
     /// Whether an ad account already has a pixel of exactly this name.

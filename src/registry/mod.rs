@@ -12,10 +12,14 @@
 
 mod directory;
 mod keeper;
+mod learning;
+pub mod lessons;
 mod status;
 mod store;
+pub mod sync;
 pub mod tokens;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +29,8 @@ use arc_swap::ArcSwap;
 use self::directory::Directory;
 pub use self::directory::{Entry, Known};
 use self::keeper::Keeper;
+use self::learning::Freshness;
+pub use self::learning::Learning;
 pub use self::status::Status;
 pub use self::store::FILE;
 use self::store::{Access, Origin, Store, Stored};
@@ -52,6 +58,8 @@ pub struct Options {
     pub pixels: Vec<Pixel>,
     /// `registry.max_pixels`.
     pub max_pixels: usize,
+    /// How pixels are learnt, in proxy mode.
+    pub learning: Learning,
 }
 
 /// Why the registry can't do something.
@@ -146,6 +154,9 @@ struct Inner {
     store: Mutex<Store>,
     /// The first token's file could not be written yet.
     lacks_first_token: AtomicBool,
+    freshness: Freshness,
+    /// Pixels that are known and could not be stored yet. Bounded by `registry.max_pixels`; locked after `store`.
+    unstored: Mutex<BTreeSet<PixelId>>,
 }
 
 impl Registry {
@@ -176,6 +187,8 @@ impl Registry {
             directory,
             store: Mutex::new(store),
             lacks_first_token: AtomicBool::new(false),
+            freshness: Freshness::default(),
+            unstored: Mutex::default(),
         });
         inner.load(&mut inner.lock())?;
         let keeper = Keeper::start(Arc::clone(&inner))
@@ -188,7 +201,8 @@ impl Registry {
         let directory = self.inner.directory.load();
         match directory.find(id) {
             Some(index) => Lookup::Known(Known { directory, index }),
-            None => Lookup::Unknown,
+            None if self.inner.is_complete() => Lookup::Unknown,
+            None => Lookup::NotChecked,
         }
     }
 
@@ -200,13 +214,6 @@ impl Registry {
             // The first event of a pixel ever is worth a write of its own.
             self.keeper.wake();
         }
-    }
-
-    /// Takes over pixels that an authority names: durable, then known, then returns.
-    pub fn learn(&self, pixels: Vec<Pixel>) -> Result<(), Error> {
-        let mut store = self.inner.lock();
-        store.require_writable()?;
-        self.inner.learn(&mut store, pixels, Origin::Learnt)
     }
 
     /// Creates a pixel with a new id: durable, then known, then returns.
@@ -298,6 +305,16 @@ impl Inner {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether an id that is not known is unknown.
+    fn is_complete(&self) -> bool {
+        let follows = self.options.mode == Mode::Proxy && !self.options.learning.ad_accounts.is_empty();
+        !follows || self.freshness.is_complete(self.clock.monotonic())
+    }
+
+    fn unstored(&self) -> MutexGuard<'_, BTreeSet<PixelId>> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads the store into the snapshot, adds the static pixels, makes the first token.
     fn load(&self, store: &mut Store) -> Result<(), Error> {
         let mut directory = Directory::clone(&self.directory.load());
@@ -339,7 +356,7 @@ impl Inner {
                 archived: pixel.archived,
             };
             // Static ones are always stored: what is known of them may be so from an earlier try on a failing disk.
-            if old == Some(&pixel) && origin != Origin::Config {
+            if old == Some(&pixel) && origin != Origin::Config && !self.unstored().contains(&pixel.id) {
                 return None;
             }
             let creator = match (known, origin, &pixel.ad_account_id) {
@@ -367,7 +384,21 @@ impl Inner {
         match store.put(&pixels, self.clock.now()) {
             // The config's pixels need no disk: they come back with the config.
             Err(Error::Unwritable { .. }) if pixels.iter().all(|stored| stored.origin == Origin::Config) => {}
-            result => result?,
+            // An upstream's come back with the next sync, and an event of one must not wait for this disk.
+            Err(error) if self.options.mode == Mode::Proxy => {
+                let mut unstored = self.unstored();
+                if unstored.is_empty() {
+                    tracing::warn!(%error, "pixels are learnt, and can't be stored: a restart forgets them");
+                }
+                unstored.extend(pixels.iter().map(|stored| stored.pixel.id));
+            }
+            result => {
+                result?;
+                let mut unstored = self.unstored();
+                if !unstored.is_empty() {
+                    unstored.retain(|id| !pixels.iter().any(|stored| stored.pixel.id == *id));
+                }
+            }
         }
         self.directory.store(Arc::new(directory));
         Ok(())

@@ -201,6 +201,23 @@ impl Store {
         })
     }
 
+    /// Deletes learnt pixels; those that were there.
+    pub(super) fn forget(&mut self, ids: &[PixelId]) -> Result<Vec<PixelId>, Error> {
+        self.require_writable()?;
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let mut gone = Vec::new();
+            for id in ids {
+                let sql = "DELETE FROM pixels WHERE id = ?1 AND origin = 'learnt'";
+                if transaction.execute(sql, [id.to_string()])? > 0 {
+                    gone.push(*id);
+                }
+            }
+            transaction.commit().map(|()| gone)
+        };
+        run(&mut self.connection).map_err(|error| self.fault(error))
+    }
+
     /// Stores the newest events of pixels.
     pub(super) fn touch(&mut self, events: &[(PixelId, Timestamp)]) -> Result<(), Error> {
         self.require_writable()?;

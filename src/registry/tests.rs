@@ -33,7 +33,13 @@ fn clock() -> Arc<TestClock> {
 }
 
 fn options(data_dir: &Path) -> Options {
-    Options { mode: Mode::Local, data_dir: data_dir.into(), pixels: Vec::new(), max_pixels: 1_000_000 }
+    Options {
+        mode: Mode::Local,
+        data_dir: data_dir.into(),
+        pixels: Vec::new(),
+        max_pixels: 1_000_000,
+        learning: Learning::none(),
+    }
 }
 
 fn open(data_dir: &Path) -> Arc<Registry> {

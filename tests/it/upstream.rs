@@ -116,7 +116,7 @@ impl Drop for Upstream {
 fn serve(stream: &TcpStream, shared: &Shared) {
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream);
-    while let Some(seen) = read(&mut reader) {
+    while let Some(seen) = read(&mut reader).filter(|_| !shared.stopping.load(Ordering::SeqCst)) {
         shared.seen.lock().unwrap().push(seen.clone());
         let say = |bytes: &[u8]| {
             let mut stream = stream;

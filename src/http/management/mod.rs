@@ -4,6 +4,7 @@
 //! Blocking work (SQLite) is done by `web::block`, never on the worker.
 
 mod headers;
+mod lesson;
 mod local;
 pub mod proxy;
 pub mod wire;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::headers;
+use super::lesson::Lesson;
 use super::{Failure, State, limit, no_body};
 use crate::http::body;
 use crate::pixel::MAX_DIGITS;
@@ -90,7 +91,8 @@ pub(super) async fn answer(
     let (head_sender, head) = oneshot::channel();
     let (chunk_sender, chunks) = mpsc::channel(CHUNKS);
     // On its own, so that a creation whose client has left is still followed to its end.
-    actix_web::rt::spawn(exchange(Rc::clone(proxy), call, head_sender, chunk_sender));
+    let lesson = Lesson::of(&state.registry, &call);
+    actix_web::rt::spawn(exchange(Rc::clone(proxy), call, lesson, head_sender, chunk_sender));
     let answer = head.await.unwrap_or(Err(upstream::Error::Slow)).map_err(failure)?;
     reply(proxy, answer, chunks)
 }
@@ -104,6 +106,7 @@ struct Head {
 async fn exchange(
     proxy: Rc<Proxy>,
     call: Call,
+    lesson: Option<Lesson>,
     mut head: oneshot::Sender<Result<Head, upstream::Error>>,
     chunks: mpsc::Sender<Chunk>,
 ) {
@@ -116,8 +119,13 @@ async fn exchange(
     match answer {
         Err(error) => drop(head.send(Err(error))),
         Ok(Answer { status, headers, body }) => {
-            if head.send(Ok(Head { status, headers })).is_ok() {
-                pass(body, &chunks, proxy.timeout).await;
+            let lesson = lesson.and_then(|mut lesson| lesson.begins(status, &headers).then_some(lesson));
+            // A creation is learnt also when nobody waits for its reply any more.
+            if head.send(Ok(Head { status, headers })).is_ok() || lesson.is_some() {
+                match lesson {
+                    Some(lesson) => pass_and_learn(body, lesson, &chunks, proxy.timeout).await,
+                    None => pass(body, &chunks, proxy.timeout).await,
+                }
             }
         }
     }
@@ -137,6 +145,40 @@ async fn pass(mut body: Body, chunks: &mpsc::Sender<Chunk>, limit: Duration) {
             }
         }
         if last {
+            return;
+        }
+    }
+}
+
+/// Passes a body on whose last bytes wait until what it teaches is known: who has read it all may fire its pixels.
+async fn pass_and_learn(mut body: Body, mut lesson: Lesson, chunks: &mpsc::Sender<Chunk>, limit: Duration) {
+    let mut held: Option<Bytes> = None;
+    let mut taken = true;
+    loop {
+        let next = body.chunk().await;
+        let before = match &next {
+            Ok(Some(chunk)) => {
+                lesson.take(chunk);
+                held.replace(chunk.clone())
+            }
+            _ => held.take(),
+        };
+        let over = !matches!(next, Ok(Some(_)));
+        let error = next.err();
+        if over && error.is_none() {
+            lesson.finish().await;
+            if let Some(last) = before {
+                let _ = timeout(limit, chunks.send(Ok(last))).await;
+            }
+            return;
+        }
+        for chunk in before.map(Ok).into_iter().chain(error.map(Err)) {
+            if let Err(error) = &chunk {
+                tracing::warn!(%error, "a reply of registry.upstream broke off");
+            }
+            taken = taken && matches!(timeout(limit, chunks.send(chunk)).await, Ok(Ok(())));
+        }
+        if over {
             return;
         }
     }

@@ -24,7 +24,8 @@ struct Bench {
 }
 
 fn registry_options(dir: &std::path::Path) -> registry::Options {
-    registry::Options { mode: Mode::Local, data_dir: dir.into(), pixels: Vec::new(), max_pixels: 1000 }
+    let learning = registry::Learning::none();
+    registry::Options { mode: Mode::Local, data_dir: dir.into(), pixels: Vec::new(), max_pixels: 1000, learning }
 }
 
 impl Bench {

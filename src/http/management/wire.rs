@@ -177,6 +177,8 @@ pub struct Params {
     pub name: Option<String>,
     /// `tag`.
     pub tag: Option<String>,
+    /// One was given twice, with another value.
+    pub repeated: bool,
 }
 
 impl Params {
@@ -195,7 +197,9 @@ impl Params {
             let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
             let name = decode(&pair[..end])?;
             if let Some((_, slot)) = self.slot(&name) {
-                *slot = Some(decode(pair.get(end + 1..).unwrap_or_default())?);
+                let value = decode(pair.get(end + 1..).unwrap_or_default())?;
+                let repeated = slot.replace(value.clone()).is_some_and(|old| old != value);
+                self.repeated |= repeated;
             }
         }
         Ok(())
@@ -207,12 +211,14 @@ impl Params {
             serde_json::from_slice(text).map_err(|_| Malformed::Json)?;
         for (name, value) in object {
             let Some((known, slot)) = self.slot(&name) else { continue };
-            *slot = match value {
-                serde_json::Value::String(text) => Some(text),
-                serde_json::Value::Number(number) => Some(number.to_string()),
+            let value = match value {
+                serde_json::Value::String(text) => text,
+                serde_json::Value::Number(number) => number.to_string(),
                 serde_json::Value::Null => continue,
                 _ => return Err(Malformed::Type(known)),
             };
+            let repeated = slot.replace(value.clone()).is_some_and(|old| old != value);
+            self.repeated |= repeated;
         }
         Ok(())
     }
