@@ -17,6 +17,7 @@ mod dirty;
 mod feed;
 mod forward;
 mod forward_faults;
+mod forward_tls;
 mod learning;
 mod limits;
 mod logs;
