@@ -10,6 +10,7 @@ use super::cursor::{Cursor, StoredCursor};
 use super::damage::{Damage, Ledger};
 use super::disk::Disk;
 use super::read::Reader;
+use super::reserve::Reserve;
 use super::segment::{Paths, Segment};
 use super::view::{Snapshot, View};
 use crate::record::Position;
@@ -41,6 +42,7 @@ pub struct Books {
     journal_id: [u8; 16],
     view: Arc<View>,
     tally: Reader,
+    reserve: Arc<Reserve>,
 }
 
 impl Books {
@@ -51,11 +53,12 @@ impl Books {
         journal_id: [u8; 16],
         view: Arc<View>,
         cursor: StoredCursor,
+        reserve: Arc<Reserve>,
     ) -> io::Result<Books> {
         let ledger = Ledger::load(&*disk, &paths)?;
         let parked = parked_files(&*disk, &paths)?;
         let tally = Reader::new(disk.clone(), paths.clone(), journal_id, view.clone(), cursor.position);
-        Ok(Books { disk, paths, cursor, ledger, parked, journal_id, view, tally })
+        Ok(Books { disk, paths, cursor, ledger, parked, journal_id, view, tally, reserve })
     }
 
     /// Where publishing stands.
@@ -109,9 +112,10 @@ impl Books {
             position: published.position,
             events,
             expired_events: self.cursor.expired_events,
+            expired_to: self.cursor.expired_to,
             published: Some(published),
         };
-        cursor.write(&*self.disk, &self.paths)?;
+        self.reserve.spend(|| cursor.write(&*self.disk, &self.paths))?;
         self.cursor = cursor;
         Ok(())
     }
@@ -122,15 +126,17 @@ impl Books {
         let passed = next.events_before.saturating_sub(self.cursor.events);
         let damaged = self.ledger.events_before(next.base) - self.ledger.events_before(self.cursor.position);
         // Parked ones are kept, though nothing publishes any more.
-        let parked = self.parked.range(self.cursor.position..next.base).count() as u64;
+        let parked = self.parked.range(self.cursor.position..next.base);
+        let parked = parked.filter(|(position, _)| !self.ledger.covers(**position)).count() as u64;
         let expired = passed.saturating_sub(damaged + parked);
         let cursor = StoredCursor {
             position: next.base,
             events: next.events_before,
             expired_events: self.cursor.expired_events + expired,
+            expired_to: next.base,
             published: self.cursor.published.clone(),
         };
-        cursor.write(&*self.disk, &self.paths)?;
+        self.reserve.spend(|| cursor.write(&*self.disk, &self.paths))?;
         self.cursor = cursor;
         Ok(expired)
     }
@@ -158,8 +164,10 @@ pub fn count<'a>(
     parked: impl Iterator<Item = &'a Position>,
     accepted: u64,
 ) -> Counts {
-    // A record is parked before the cursor passes it; until then it counts as pending.
-    let parked = parked.filter(|position| **position < cursor.position).count() as u64;
+    // A record is parked before the cursor passes it; until then it counts as pending. One that was damaged before the
+    // cursor passed it is counted already.
+    let counts = |position: &Position| *position < cursor.position && !ledger.covers(*position);
+    let parked = parked.filter(|position| counts(position)).count() as u64;
     let below = ledger.events_before(cursor.position);
     let damaged = ledger.events();
     Counts {

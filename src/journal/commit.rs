@@ -13,6 +13,7 @@ use super::books::Books;
 use super::disk::{Disk, is_out_of_room};
 use super::queue::{Queue, Shared};
 use super::recover::{self, Recovered};
+use super::reserve::Reserve;
 use super::retain::{Oldest, Verdict};
 use super::segment::{Identity, Paths, Segment};
 use super::view::View;
@@ -47,6 +48,8 @@ pub struct Common {
     pub events: AtomicU64,
     /// Bytes of all files of the journal.
     pub bytes: AtomicU64,
+    /// For the writes that free room.
+    pub reserve: Arc<Reserve>,
 }
 
 /// See the module.
@@ -234,6 +237,9 @@ impl Committer {
                 }
             }
         }
+        if self.writer.has_spare() {
+            self.common.reserve.keep();
+        }
         self.remove_aged(now_ms);
         self.show();
         self.common.shared.settle(self.writer.room(), 0);
@@ -278,7 +284,9 @@ impl Committer {
                     self.writer.state.segments = recovered.state.segments.clone();
                     self.show();
                 }
-                tracing::warn!(%error, "journal: the data directory can't be written; trying again");
+                if self.common.shared.exhaust(true) {
+                    tracing::warn!(%error, "journal: the data directory can't be written; trying again");
+                }
                 self.pace.retry_at = self.clock.monotonic() + RETRY;
                 false
             }
@@ -293,17 +301,25 @@ impl Committer {
         let parked = self.books().parked_bytes();
         while !self.writer.has_budget(parked) {
             if !self.remove_oldest(true, now_ms) {
-                self.common.shared.exhaust(true);
+                if self.common.shared.exhaust(true) {
+                    tracing::warn!("journal: what is unpublished or parked takes up all of max_bytes");
+                }
                 return;
             }
         }
         loop {
             match self.writer.allocate() {
-                Ok(()) => return self.common.shared.exhaust(false),
+                Ok(()) => {
+                    if self.common.shared.exhaust(false) {
+                        tracing::info!("journal: there is room for further segments again");
+                    }
+                    return;
+                }
                 Err(error) if is_out_of_room(&error) && self.remove_oldest(true, now_ms) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "journal: the next segment can't be allocated; trying again");
-                    self.common.shared.exhaust(true);
+                    if self.common.shared.exhaust(true) {
+                        tracing::warn!(%error, "journal: the next segment can't be allocated; trying again");
+                    }
                     self.pace.retry_at = self.clock.monotonic() + RETRY;
                     return;
                 }

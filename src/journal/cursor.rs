@@ -39,6 +39,8 @@ pub struct StoredCursor {
     pub events: u64,
     /// Event records removed by retention without having been published.
     pub expired_events: u64,
+    /// What lies before it has expired, also if a crash left its segment there: counted, and not published any more.
+    pub expired_to: Position,
     /// The publisher's part; `None` while nothing was ever published.
     pub published: Option<Cursor>,
 }
@@ -49,6 +51,8 @@ struct CursorFile {
     position: u64,
     events: u64,
     expired_events: u64,
+    #[serde(default)]
+    expired_to: u64,
     published: Option<PublishedFile>,
 }
 
@@ -77,7 +81,7 @@ pub enum CursorRead {
 impl StoredCursor {
     /// The cursor of a journal that has none.
     pub fn start() -> StoredCursor {
-        StoredCursor { position: Position(0), events: 0, expired_events: 0, published: None }
+        StoredCursor { position: Position(0), events: 0, expired_events: 0, expired_to: Position(0), published: None }
     }
 
     /// The cursor of a journal whose own can't be read: all that retention removed had been passed.
@@ -114,6 +118,7 @@ impl StoredCursor {
             position: Position(file.position),
             events: file.events,
             expired_events: file.expired_events,
+            expired_to: Position(file.expired_to),
             published,
         }))
     }
@@ -125,6 +130,7 @@ impl StoredCursor {
             position: self.position.0,
             events: self.events,
             expired_events: self.expired_events,
+            expired_to: self.expired_to.0,
             published: self.published.as_ref().map(|cursor| PublishedFile {
                 position: cursor.position.0,
                 incarnation: hex::encode(&cursor.incarnation),

@@ -128,6 +128,11 @@ impl Ledger {
         self.known.range(..position).map(|(_, (_, events))| events).sum()
     }
 
+    /// Whether the record of a position is counted as lost.
+    pub fn covers(&self, position: Position) -> bool {
+        self.known.range(..=position).next_back().is_some_and(|(_, (next, _))| position < *next)
+    }
+
     /// Event records lost in all.
     pub fn events(&self) -> u64 {
         self.known.values().map(|(_, events)| events).sum()

@@ -34,7 +34,8 @@ pub mod look;
 mod queue;
 pub mod read;
 mod recover;
-pub mod retain;
+pub mod reserve;
+mod retain;
 mod scan;
 pub mod segment;
 mod view;
@@ -59,6 +60,7 @@ use disk::{Disk, RealDisk, is_out_of_room};
 pub use error::OpenError;
 use queue::Shared;
 pub use read::{Batch, Entry, Next, ReadError, Reader};
+use reserve::Reserve;
 use segment::{Identity, Paths};
 use view::View;
 use writer::{Sizes, Writer};
@@ -257,6 +259,13 @@ impl Journal {
         snapshot.segments.first().map_or(snapshot.end, |segment| segment.base)
     }
 
+    /// Position of the oldest record that is left to publish: what has expired is counted as such, also if a crash left
+    /// its segment there.
+    pub fn oldest_to_publish(&self) -> Position {
+        let expired_to = self.books().cursor().expired_to;
+        self.oldest().max(expired_to)
+    }
+
     /// The journal's random identity.
     pub fn id(&self) -> [u8; 16] {
         self.0.journal_id
@@ -298,6 +307,11 @@ impl Journal {
     /// Notes a record in `<data_dir>/parked`, after its file is fsynced.
     pub fn park(&self, position: Position, bytes: u64) {
         self.books().park(position, bytes);
+    }
+
+    /// Writes what must be written before room can be freed: without room, the reserve is spent on it.
+    pub fn spend_reserve<T>(&self, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        self.0.common.reserve.spend(write)
     }
 
     /// Notes that a parked record is gone from there, delivered.
@@ -385,8 +399,9 @@ fn prepare(
     let mut identified = recovered.journal_id.is_some() && Identity::read(&*disk, &paths)?.is_some();
     let view = Arc::new(View::new(&recovered.state.segments, recovered.state.next, recovered.state.events));
     let cursor = recovered.cursor.clone();
-    let mut books = Books::open(disk.clone(), paths.clone(), identity.journal_id, view.clone(), cursor)
-        .map_err(|source| OpenError::io(&paths.parked, source))?;
+    let reserve = Arc::new(Reserve::find(disk.clone(), &paths));
+    let books = Books::open(disk.clone(), paths.clone(), identity.journal_id, view.clone(), cursor, reserve.clone());
+    let mut books = books.map_err(|source| OpenError::io(&paths.parked, source))?;
     // Before the repair, which may cut what is copied here.
     report(&recovered, &mut books);
     let made = make(&*disk, &paths, &identity, &mut identified);
@@ -413,6 +428,7 @@ fn prepare(
         next: AtomicU64::new(state.next.0),
         events: AtomicU64::new(state.events),
         bytes: AtomicU64::new(0),
+        reserve,
     });
     let writer = Writer::new(disk.clone(), paths.clone(), sizes, identity.journal_id, random(), state);
     let handle = Handle {

@@ -258,9 +258,9 @@ impl Shared {
         self.full.store(false, Ordering::Release);
     }
 
-    /// Whether no further segment can be had.
-    pub fn exhaust(&self, exhausted: bool) {
-        self.exhausted.store(exhausted, Ordering::Release);
+    /// Whether no further segment can be had. Tells whether that is news.
+    pub fn exhaust(&self, exhausted: bool) -> bool {
+        self.exhausted.swap(exhausted, Ordering::AcqRel) != exhausted
     }
 
     /// No segment could be allocated and none is open: full before anybody asked.

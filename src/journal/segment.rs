@@ -71,6 +71,11 @@ impl Paths {
         self.journal.join("journal.json")
     }
 
+    /// Path of the room kept back for the writes that free room.
+    pub fn reserve(&self) -> PathBuf {
+        self.journal.join("reserve")
+    }
+
     /// Path of the local copy of the cursor.
     pub fn cursor(&self) -> PathBuf {
         self.journal.join("cursor.json")

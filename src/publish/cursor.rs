@@ -70,7 +70,7 @@ pub struct Choice {
 pub trait History {
     /// The record at a position, if it is still there.
     fn held(&self, position: Position) -> Result<Option<Held>, ReadError>;
-    /// The oldest position that is left.
+    /// The oldest position that is left to publish.
     fn oldest(&self) -> Position;
 }
 
@@ -80,7 +80,7 @@ impl History for Journal {
     }
 
     fn oldest(&self) -> Position {
-        Journal::oldest(self)
+        self.oldest_to_publish()
     }
 }
 
@@ -90,7 +90,8 @@ pub fn choose(
     local: Option<&Cursor>,
     history: &impl History,
 ) -> Result<Choice, ReadError> {
-    let fallback = local.map_or(history.oldest(), |local| local.position);
+    let oldest = history.oldest();
+    let fallback = local.map_or(oldest, |local| local.position.max(oldest));
     let Some(kafka) = kafka else { return Ok(Choice { position: fallback, notice: None }) };
     let before = kafka.position.0.checked_sub(1).map(Position);
     let held = before.map(|before| history.held(before)).transpose()?.flatten();
@@ -102,7 +103,7 @@ pub fn choose(
         }),
     };
     Ok(if borne_out {
-        Choice { position: kafka.position, notice: None }
+        Choice { position: kafka.position.max(oldest), notice: None }
     } else {
         let notice = "the cursor in Kafka speaks of records that this journal does not hold (a restored backup, or a \
                       cloned directory that published); going on from the local copy: doubles are possible, \

@@ -165,7 +165,8 @@ impl Work {
         }
         self.caution.unproven = if proven { 0 } else { self.caution.unproven + 1 };
         let parked = Parked::new(&refused, doubt.to_string(), self.clock.now());
-        let bytes = parked.write(self.journal.data_dir()).map_err(|error| disk(&error))?;
+        let written = self.journal.spend_reserve(|| parked.write(self.journal.data_dir()));
+        let bytes = written.map_err(|error| disk(&error))?;
         self.journal.park(position, bytes);
         self.parked.insert(position);
         self.say_parked(&parked);

@@ -1,6 +1,7 @@
 //! Tests of the journal as a whole: known situations on the real disk, random histories on a simulated one.
 
 mod clock;
+mod full;
 mod known;
 mod model;
 mod oracle;

@@ -24,7 +24,7 @@ impl World {
         let back = self.rng.random_bool(0.1);
         let Some(run) = self.run.as_mut().filter(|run| run.journal.0.common.options.publishes) else { return };
         if back {
-            let (oldest, now) = (run.journal.oldest().0, run.publisher.position().0);
+            let (oldest, now) = (run.journal.oldest_to_publish().0, run.publisher.position().0);
             let position = self.rng.random_range(oldest.min(now)..=now);
             if self.truth.is_readable(position) {
                 run.publisher = run.journal.reader(Position(position));

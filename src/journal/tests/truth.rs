@@ -272,7 +272,7 @@ impl Truth {
 
     fn expire_to(&mut self, cursor: u64) {
         let passed = self.events(self.cursor..cursor);
-        let parked = self.parked.range(self.cursor..cursor).count() as u64;
+        let parked = self.parked_events(self.cursor..cursor);
         self.expired_events += passed - self.noted_events(self.cursor..cursor) - parked;
         self.cursor = cursor;
         self.cursors = BTreeSet::from([cursor]);
@@ -304,6 +304,11 @@ impl Truth {
         self.noted.range(range).map(|position| self.events(*position..position + 1)).sum()
     }
 
+    /// Parked, and not counted as damaged.
+    fn parked_events(&self, range: Range<u64>) -> u64 {
+        self.parked.range(range).filter(|position| !self.noted.contains(position)).count() as u64
+    }
+
     /// The figures add up and are the truth's.
     pub fn check(&self, stats: &Stats) {
         if stats.health == Health::Poisoned {
@@ -311,7 +316,7 @@ impl Truth {
         }
         let (end, cursor) = (self.placed.len() as u64, self.cursor);
         assert_eq!((stats.next_position.0, stats.publish_position.0), (end, cursor));
-        let parked = self.parked.range(..cursor).count() as u64;
+        let parked = self.parked_events(0..cursor);
         let (below, above) = (self.noted_events(0..cursor), self.noted_events(cursor..u64::MAX));
         let expected = Counts {
             accepted: self.events(0..end),
