@@ -21,22 +21,25 @@ const WARNING: HeaderName = HeaderName::from_static("x-pixelgate-warning");
 const EXPOSED: &str =
     "X-Pixelgate-Record-Id, X-Pixelgate-Reason, X-Pixelgate-Warning, Retry-After, RateLimit, RateLimit-Policy";
 
-/// What of the request shapes the reply.
-pub struct Shape {
-    method: Method,
-    origin: Option<HeaderValue>,
-    wants_json: bool,
+/// What of the request shapes the reply. Borrowed: most of it matters to few replies only.
+pub struct Shape<'a> {
+    method: &'a Method,
+    headers: &'a HeaderMap,
 }
 
-impl Shape {
+impl<'a> Shape<'a> {
     /// From a request's head.
-    pub fn of(method: &Method, headers: &HeaderMap) -> Shape {
-        let accept = headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
-        Shape { method: method.clone(), origin: headers.get(header::ORIGIN).cloned(), wants_json: wants_json(accept) }
+    pub fn of(method: &'a Method, headers: &'a HeaderMap) -> Shape<'a> {
+        Shape { method, headers }
     }
 
     fn is_image(&self) -> bool {
-        matches!(self.method, Method::GET | Method::HEAD)
+        matches!(*self.method, Method::GET | Method::HEAD)
+    }
+
+    fn wants_json(&self) -> bool {
+        let accept = self.headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
+        wants_json(accept)
     }
 
     /// What every reply of an event route carries.
@@ -51,7 +54,7 @@ impl Shape {
             ))
             .insert_header((HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")))
             .insert_header((header::VARY, HeaderValue::from_static("Origin")));
-        if let Some(origin) = &self.origin {
+        if let Some(origin) = self.headers.get(header::ORIGIN) {
             reply
                 .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone()))
                 .insert_header((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")))
@@ -110,7 +113,7 @@ impl Shape {
         if rejection == Rejection::MethodNotAllowed {
             reply.insert_header((header::ALLOW, "GET, HEAD, POST, OPTIONS"));
         }
-        if self.is_image() && !self.wants_json {
+        if self.is_image() && !self.wants_json() {
             return self.image_or_nothing(reply);
         }
         let problem = serde_json::json!({
