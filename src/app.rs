@@ -21,7 +21,7 @@ use crate::http::collect::{self, Bounds};
 use crate::http::management::proxy;
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
-use crate::http::{management, ops};
+use crate::http::{door, management, ops};
 use crate::ingest::Ingest;
 use crate::journal::{Health, Journal, OpenError};
 use crate::limits::Limits;
@@ -301,7 +301,14 @@ impl Parts {
         let (journal, registry, feed) = (self.journal.clone(), self.registry.clone(), self.feed.clone());
         let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
-        let http = HttpServer::new(move || {
+        let connections = door::Options {
+            workers: server.workers,
+            max_connections: server.max_connections,
+            behind_proxies: self.proxies.are_there(),
+            body: (server.body().pause, server.body().longest()),
+            shutdown_timeout: for_requests(server.shutdown_timeout),
+        };
+        let app = move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
             actix_web::rt::spawn(pulse.heart().run());
@@ -316,14 +323,8 @@ impl Parts {
                 true => app,
                 false => app.configure(|services| management::configure(services, pixels.clone())),
             }
-        })
-        .workers(server.workers)
-        .max_connections((server.max_connections / server.workers).max(1))
-        .shutdown_timeout(for_requests(server.shutdown_timeout).as_secs().max(1))
-        .disable_signals()
-        .listen(listener)
-        .context("server.listen")?;
-        Ok(http.run())
+        };
+        door::serve(connections, listener, app).context("server.listen")
     }
 
     fn sync(&self, proxy: &proxy::Options) -> anyhow::Result<Arc<Sync>> {

@@ -22,6 +22,13 @@ pub struct Bounds {
     pub pause: Duration,
 }
 
+impl Bounds {
+    /// The longest that a whole body may take.
+    pub fn longest(&self) -> Duration {
+        self.pause.saturating_mul(PAUSES)
+    }
+}
+
 /// Why there is no body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -77,7 +84,7 @@ pub async fn collect_as_is(
             }
         }
     };
-    timeout(bounds.pause.saturating_mul(PAUSES), rest).await.map_err(|_| Fault::Late)??;
+    timeout(bounds.longest(), rest).await.map_err(|_| Fault::Late)??;
     Ok(gathered.into_bytes())
 }
 

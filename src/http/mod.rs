@@ -3,6 +3,7 @@
 pub mod body;
 pub mod client;
 pub mod collect;
+pub mod door;
 pub mod management;
 pub mod ops;
 pub mod reply;

@@ -116,15 +116,9 @@ impl<'a> Shape<'a> {
         if self.is_image() && !self.wants_json() {
             return self.image_or_nothing(reply);
         }
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": rejection.title(),
-            "status": rejection.status(),
-            "reason": rejection.reason(),
-        });
         reply
             .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")))
-            .body(problem.to_string())
+            .body(problem(rejection))
     }
 }
 
@@ -142,4 +136,50 @@ pub(super) fn over_limit(reply: &mut HttpResponseBuilder, over: &Over) {
         .insert_header((header::RETRY_AFTER, HeaderValue::from(*retry_seconds)))
         .insert_header(("RateLimit", format!("\"{limit}\";r=0;t={retry_seconds}")))
         .insert_header(("RateLimit-Policy", format!("\"{limit}\";q={quota};w={window_seconds}")));
+}
+
+/// A refusal of the HTTP parser's, which has a status line and a date and nothing more, as the contract has it: its
+/// headers, and the GIF or the problem. `None` if it isn't bare.
+pub(super) fn instead_of_bare(bare: &[u8], reason: Rejection, is_image: bool) -> Option<Vec<u8>> {
+    let lines = std::str::from_utf8(bare.strip_suffix(b"\r\n\r\n")?).ok()?;
+    let (first, lines) = lines.split_once("\r\n")?;
+    let own = ["content-length: 0", "connection: close"];
+    let date = match lines.split("\r\n").find(|line| !own.contains(line)) {
+        Some(line) if line.starts_with("date: ") => line,
+        None => "",
+        Some(_) => return None,
+    };
+    let status = StatusCode::from_u16(reason.status()).expect("the table holds valid statuses");
+    let version = first.split(' ').next()?;
+    let problem = problem(reason);
+    let (kind, body) = match is_image {
+        true => ("image/gif", &GIF[..]),
+        false => ("application/problem+json", problem.as_bytes()),
+    };
+    let mut answer = format!(
+        "{version} {status}\r\ncontent-length: {}\r\nconnection: close\r\ncontent-type: {kind}\r\n\
+         cache-control: no-store\r\nx-content-type-options: nosniff\r\ncross-origin-resource-policy: cross-origin\r\n\
+         timing-allow-origin: *\r\nvary: Origin\r\n{REASON}: {}\r\n",
+        body.len(),
+        reason.reason(),
+    );
+    if !date.is_empty() {
+        answer.push_str(date);
+        answer.push_str("\r\n");
+    }
+    answer.push_str("\r\n");
+    let mut answer = answer.into_bytes();
+    answer.extend_from_slice(body);
+    Some(answer)
+}
+
+/// RFC 9457.
+fn problem(rejection: Rejection) -> String {
+    let problem = serde_json::json!({
+        "type": "about:blank",
+        "title": rejection.title(),
+        "status": rejection.status(),
+        "reason": rejection.reason(),
+    });
+    problem.to_string()
 }

@@ -182,10 +182,12 @@ fn bodies_in_flight_have_one_bound_and_give_their_room_back() {
     let server = "max_inflight_bytes = \"64KiB\"\nbody_timeout = \"1h\"";
     let site = Site::with_server(server, "");
     let gateway = site.start();
-    let mut slow = connect(&site);
-    slow.send(partial(40 << 10, 1).as_bytes()).unwrap();
-    // Nothing says when the first body's bytes are counted, so the second asks until they are.
+    let mut slow = Vec::new();
+    // Nothing says when a body's bytes are counted, and it may be the slow one that meets the bound: so, again.
     until("there is no room for a second", || {
+        let mut another = connect(&site);
+        another.send(partial(40 << 10, 1).as_bytes()).unwrap();
+        slow.push(another);
         let reply = ask(&site, &partial(20 << 10, 0));
         assert!(matches!(said(&reply), (204, None) | (503, Some("overloaded"))), "{reply:?}");
         assert!(reply.status != 503 || reply.header("retry-after") == Some("1"), "{reply:?}");
@@ -198,5 +200,39 @@ fn bodies_in_flight_have_one_bound_and_give_their_room_back() {
     );
     drop(slow);
     until("the room is given back", || ask(&site, &partial(40 << 10, 0)).status == 204);
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn what_the_parser_refuses_has_the_contracts_answer() {
+    let site = Site::new("");
+    let gateway = site.start();
+    let target = format!("{EVENT}?id={PIXEL}");
+    let many = "X-A: b\r\n".repeat(120);
+    let endless = format!("X-Long: {}\r\n", "x".repeat(300 << 10));
+    for lines in [&many, &endless] {
+        let reply = ask(&site, &get(&target, lines));
+        assert_eq!(said(&reply), (431, Some("header_too_large")));
+        assert_eq!((reply.header("content-type"), reply.body.len()), (Some("image/gif"), 43));
+        assert!(reply.header("date").is_some() && reply.header("connection") == Some("close"));
+        let reply = ask(&site, &post(lines, ""));
+        assert_eq!(said(&reply), (431, Some("header_too_large")));
+        assert_eq!(reply.header("content-type"), Some("application/problem+json"));
+    }
+    for bytes in [66 << 10, 300 << 10] {
+        let reply = ask(&site, &get(&format!("{target}&x={}", "x".repeat(bytes)), ""));
+        assert_eq!(said(&reply), (414, Some("uri_too_long")));
+        assert_eq!(reply.body.len(), 43);
+    }
+    // Also behind other requests of a connection.
+    let mut client = connect(&site);
+    client.send(get(&target, "").as_bytes()).unwrap();
+    assert_eq!(client.reply().unwrap().status, 200);
+    client.send(get(&target, &many).as_bytes()).unwrap();
+    assert_eq!(said(&client.reply().unwrap()), (431, Some("header_too_large")));
+    assert!(client.reply().is_err(), "and then it is closed");
+    // What is no HTTP is told so, and that is all there is to say.
+    let reply = ask(&site, "HELLO\r\n\r\n");
+    assert_eq!((reply.status, reply.reason()), (400, None));
     assert_eq!(gateway.stop(), Some(0));
 }

@@ -1,0 +1,407 @@
+//! The public listener's connections: how many, how long each may keep us waiting, and what actix answers by itself.
+//!
+//! actix times a connection's first head only, and refuses a head that it can't parse in a word. So each connection is
+//! watched (quiet for too long, or too long from a request's first byte to its answer), and bare refusals become the
+//! contract's.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Debug;
+use std::future::ready;
+use std::io;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker, ready as some};
+use std::time::Duration;
+
+use actix_http::{HttpService, Request, Response};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
+use actix_web::body::MessageBody;
+use actix_web::dev::{AppConfig, Server, Service, ServiceFactory, fn_service};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::reply;
+use crate::event::rejection::Rejection;
+
+/// The first head of a connection has to be there by then.
+const HEAD: Duration = Duration::from_secs(5);
+/// What is added to the longest lawful wait before a connection counts as stuck: a commit on a slow disk, and a sweep.
+const SLACK: Duration = Duration::from_secs(15);
+/// How often connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Sweeps that a refused sender has to notice the answer.
+const LINGER_SWEEPS: u32 = 2;
+/// Most that is read of a refused sender, so that closing doesn't take the answer away from it.
+const LINGER_BYTES: usize = 1 << 20;
+/// Above this the parser takes no request target.
+const PARSER_TARGET_BYTES: usize = u16::MAX as usize - 1;
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// `server.workers`.
+    pub workers: usize,
+    /// `server.max_connections`, of all workers.
+    pub max_connections: usize,
+    /// Whether proxies are in front, which keep their connections.
+    pub behind_proxies: bool,
+    /// The longest that a body may pause, and take.
+    pub body: (Duration, Duration),
+    /// `server.shutdown_timeout`.
+    pub shutdown_timeout: Duration,
+}
+
+impl Options {
+    /// Longer than proxies keep idle connections (60 s is common), so that no request meets a closing one. A visitor
+    /// asks once and is gone.
+    fn keep_alive(&self) -> Duration {
+        Duration::from_secs(if self.behind_proxies { 75 } else { 5 })
+    }
+
+    fn patience(&self) -> Patience {
+        let sweeps = |wait: Duration| u32::try_from(wait.saturating_add(SLACK).as_secs()).unwrap_or(u32::MAX);
+        Patience {
+            quiet: sweeps(self.body.0.max(self.keep_alive())),
+            unanswered: sweeps(self.body.1.saturating_add(HEAD)),
+        }
+    }
+}
+
+/// Serves an app's instances, one per worker.
+pub fn serve<F, I, S, B>(options: Options, listener: TcpListener, app: F) -> io::Result<Server>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<actix_web::Error>,
+    S::InitError: Debug,
+    S::Response: Into<Response<B>>,
+    <S::Service as Service<Request>>::Future: 'static,
+    S::Service: 'static,
+    B: MessageBody + 'static,
+{
+    serve_with(options, options.patience(), listener, app)
+}
+
+fn serve_with<F, I, S, B>(options: Options, patience: Patience, listener: TcpListener, app: F) -> io::Result<Server>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<actix_web::Error>,
+    S::InitError: Debug,
+    S::Response: Into<Response<B>>,
+    <S::Service as Service<Request>>::Future: 'static,
+    S::Service: 'static,
+    B: MessageBody + 'static,
+{
+    let address = listener.local_addr()?;
+    let builder = Server::build()
+        .workers(options.workers)
+        .max_concurrent_connections((options.max_connections / options.workers).max(1))
+        .shutdown_timeout(options.shutdown_timeout.as_secs().max(1))
+        .disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    let builder = builder.listen("public", listener, move || {
+        let stopping = stopping.clone();
+        let watch = Watch::start(patience);
+        let app = app().into_factory().map_err(|error: S::Error| error.into().error_response());
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(options.keep_alive())
+            .client_request_timeout(HEAD)
+            .local_addr(address)
+            .h1(map_config(app, |()| AppConfig::default()));
+        fn_service(move |stream: TcpStream| {
+            let peer = stream.peer_addr().ok();
+            ready(Ok((watch.over(stream), peer)))
+        })
+        .and_then(http)
+    })?;
+    Ok(builder.run())
+}
+
+/// Sweeps that a connection may take.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Without a byte either way.
+    quiet: u32,
+    /// From a request's first byte to the answer's.
+    unanswered: u32,
+}
+
+/// A worker's connections. Those that are gone stay in it until the next sweep, no longer.
+#[derive(Clone)]
+struct Watch(Rc<RefCell<Vec<Weak<Line>>>>);
+
+impl Watch {
+    fn start(patience: Patience) -> Watch {
+        let lines = Rc::new(RefCell::new(Vec::<Weak<Line>>::new()));
+        let swept = lines.clone();
+        actix_web::rt::spawn(async move {
+            loop {
+                actix_web::rt::time::sleep(SWEEP).await;
+                swept.borrow_mut().retain(|line| line.upgrade().is_some_and(|line| line.age(patience)));
+            }
+        });
+        Watch(lines)
+    }
+
+    fn over(&self, stream: TcpStream) -> Guarded {
+        let line = Rc::new(Line::default());
+        self.0.borrow_mut().push(Rc::downgrade(&line));
+        Guarded { stream, line, refusal: None }
+    }
+}
+
+/// What is known of a connection.
+#[derive(Default)]
+struct Line {
+    quiet: Cell<u32>,
+    unanswered: Cell<u32>,
+    overdue: Cell<bool>,
+    /// Refused and about to be closed.
+    lingers: Cell<bool>,
+    /// Bytes of a request have come since the last byte of an answer.
+    asks: Cell<bool>,
+    is_get: Cell<bool>,
+    /// Of the request line, as far as it has come.
+    line_bytes: Cell<usize>,
+    line_is_whole: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Line {
+    /// One sweep later; false if nothing is left to watch.
+    fn age(&self, patience: Patience) -> bool {
+        self.quiet.set(self.quiet.get() + 1);
+        self.unanswered.set(if self.asks.get() { self.unanswered.get() + 1 } else { 0 });
+        let quiet = if self.lingers.get() { LINGER_SWEEPS } else { patience.quiet };
+        let overdue = self.quiet.get() > quiet || self.unanswered.get() > patience.unanswered;
+        if overdue {
+            self.overdue.set(true);
+            if let Some(waker) = self.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+        !overdue
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.overdue.get() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    fn park(&self, context: &Context<'_>) {
+        let mut parked = self.waker.borrow_mut();
+        if !parked.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *parked = Some(context.waker().clone());
+        }
+    }
+
+    fn heard(&self, bytes: &[u8]) {
+        self.quiet.set(0);
+        if !self.asks.replace(true) {
+            self.is_get.set(bytes.starts_with(b"GET "));
+            self.line_bytes.set(0);
+            self.line_is_whole.set(false);
+        }
+        if !self.line_is_whole.get() {
+            let end = memchr::memchr(b'\n', bytes);
+            self.line_is_whole.set(end.is_some());
+            self.line_bytes.set(self.line_bytes.get() + end.unwrap_or(bytes.len()));
+        }
+    }
+
+    fn said(&self) {
+        self.quiet.set(0);
+        self.asks.set(false);
+    }
+
+    /// The contract's answer in the place of a bare one of the parser's.
+    fn instead_of(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let status = bytes.strip_prefix(b"HTTP/1.1 4")?.get(..2)?;
+        let reason = match status {
+            b"00" | b"31" if self.line_bytes.get() > PARSER_TARGET_BYTES => Rejection::UriTooLong,
+            b"31" => Rejection::HeaderTooLarge,
+            _ => return None,
+        };
+        reply::instead_of_bare(bytes, reason, self.is_get.get())
+    }
+}
+
+/// A watched connection.
+struct Guarded {
+    stream: TcpStream,
+    line: Rc<Line>,
+    refusal: Option<Refusal>,
+}
+
+/// An answer on its way that closes the connection.
+struct Refusal {
+    answer: Vec<u8>,
+    sent: usize,
+    drained: usize,
+}
+
+impl Guarded {
+    /// Sends the answer, says that it was the last, and reads on until the sender has noticed.
+    fn poll_refuse(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(refusal) = &mut self.refusal else { return Poll::Ready(Ok(())) };
+        while refusal.sent < refusal.answer.len() {
+            let rest = &refusal.answer[refusal.sent..];
+            match some!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => refusal.sent += sent,
+            }
+        }
+        some!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        let mut scratch = [0; 4096];
+        while refusal.drained < LINGER_BYTES {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match some!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => refusal.drained += buffer.filled().len(),
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.line.check()?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        match &read {
+            Poll::Pending => this.line.park(context),
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => this.line.heard(&buffer.filled()[before..]),
+            Poll::Ready(_) => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.line.check()?;
+        if this.refusal.is_none()
+            && let Some(answer) = this.line.instead_of(bytes)
+        {
+            this.line.said();
+            this.line.lingers.set(true);
+            this.refusal = Some(Refusal { answer, sent: 0, drained: 0 });
+        }
+        if this.refusal.is_some() {
+            let refused = this.poll_refuse(context);
+            if refused.is_pending() {
+                this.line.park(context);
+            }
+            return refused.map_ok(|()| bytes.len());
+        }
+        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        match &written {
+            Poll::Pending => this.line.park(context),
+            Poll::Ready(_) => this.line.said(),
+        }
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+
+    use actix_web::{App, HttpResponse, web};
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    fn connect(address: SocketAddr) -> TcpStream {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    }
+
+    /// Sends and reads one answer.
+    fn ask(stream: &mut TcpStream) {
+        stream.write_all(REQUEST).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"here") {
+            let mut byte = [0];
+            assert_eq!(stream.read(&mut byte).unwrap(), 1, "closed after {answer:?}");
+            answer.push(byte[0]);
+        }
+    }
+
+    fn is_closed(stream: &mut TcpStream) -> bool {
+        // An end, or a reset.
+        !matches!(stream.read(&mut [0; 16]), Ok(1..))
+    }
+
+    fn clients(address: SocketAddr) {
+        let (mut lively, mut slow, mut silent) = (connect(address), connect(address), connect(address));
+        ask(&mut lively);
+        ask(&mut slow);
+        ask(&mut silent);
+        silent.write_all(b"GET ").unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nX-Slow: ").unwrap();
+        let mut sent = 0;
+        while slow.write_all(b"x").is_ok() {
+            sent += 1;
+            assert!(sent < 300, "a head that never ends is waited for");
+            ask(&mut lively);
+            std::thread::sleep(Duration::from_millis(100)); // the senders' own pace
+        }
+        assert!(sent > 5, "it was given time");
+        assert!(is_closed(&mut slow) && is_closed(&mut silent));
+        ask(&mut lively);
+    }
+
+    #[actix_web::test]
+    async fn no_connection_is_held_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let second = Duration::from_secs(1);
+        let options = Options {
+            workers: 1,
+            max_connections: 10,
+            behind_proxies: true,
+            body: (second, second),
+            shutdown_timeout: second,
+        };
+        let app = || App::new().route("/", web::get().to(async || HttpResponse::Ok().body("here")));
+        let server = serve_with(options, Patience { quiet: 2, unanswered: 2 }, listener, app).unwrap();
+        let handle = server.handle();
+        let served = actix_web::rt::spawn(server);
+        web::block(move || clients(address)).await.unwrap();
+        handle.stop(true).await;
+        served.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn patience_is_longer_than_anything_lawful() {
+        let body = (Duration::from_secs(10), Duration::from_secs(60));
+        let options = Options { workers: 1, max_connections: 1, behind_proxies: false, body, shutdown_timeout: SLACK };
+        let patience = options.patience();
+        assert_eq!((patience.quiet, patience.unanswered), (25, 80));
+        assert_eq!(Options { behind_proxies: true, ..options }.patience().quiet, 90);
+        let endless = Options { body: (Duration::MAX, Duration::MAX), ..options }.patience();
+        assert_eq!((endless.quiet, endless.unanswered), (u32::MAX, u32::MAX));
+    }
+}
