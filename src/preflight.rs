@@ -49,6 +49,18 @@ pub fn management(config: &Config) -> Option<Finding> {
     })
 }
 
+/// Whether anybody may say for whom he speaks.
+pub fn proxies(config: &Config) -> Option<Finding> {
+    let nets = config.server.trusted_proxies.iter().flatten();
+    let all: Vec<String> = nets.filter(|net| net.prefix_len() == 0).map(|net| net.to_string()).collect();
+    (!all.is_empty()).then(|| {
+        let all = all.join(", ");
+        Finding::Warning(format!(
+            "server.trusted_proxies: {all} lets every visitor choose an address; list the proxies alone"
+        ))
+    })
+}
+
 /// Whether librdkafka makes a client of the config at all.
 pub fn kafka_client(config: &Config) -> Option<Finding> {
     let why = (!config.kafka.brokers.is_empty()).then(|| ask::refusal(&config.kafka)).flatten()?;
@@ -126,6 +138,17 @@ mod tests {
         assert_eq!(upstream(&with("http://127.0.0.1:1")), None);
         assert_eq!(is_problem(upstream_answers(&with("http://127.0.0.1:1"))), Some(false));
         assert_eq!((upstream(&config(&[])), upstream_answers(&config(&[]))), (None, None));
+    }
+
+    #[test]
+    fn trusting_everybody_is_told() {
+        for (nets, is_told) in
+            [("", false), ("10.0.0.0/8, ::1", false), ("10.0.0.0/8, 0.0.0.0/0", true), ("::/0", true)]
+        {
+            let found = proxies(&config(&[("PIXELGATE_SERVER__TRUSTED_PROXIES", nets)]));
+            assert_eq!(found.is_some(), is_told, "{nets}");
+        }
+        assert_eq!(proxies(&config(&[])), None);
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
     found.add(preflight::management(config));
     found.add(preflight::upstream(config));
     found.add(preflight::upstream_answers(config));
+    found.add(preflight::proxies(config));
     if !config.kafka.brokers.is_empty() && is_sound("kafka.") {
         match preflight::kafka_client(config) {
             None => found.add(preflight::kafka(config, &ask::longest_message(&config.kafka, ASK))),
