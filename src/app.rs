@@ -116,18 +116,26 @@ fn heed(finding: Option<Finding>) -> anyhow::Result<()> {
 /// Management's own listener.
 fn serve_management(config: &Config, listener: TcpListener, pixels: &Arc<management::State>) -> anyhow::Result<Server> {
     let pixels = pixels.clone();
-    let http = HttpServer::new(move || {
+    let app = move || {
         App::new()
             .configure(|services| management::configure(services, pixels.clone()))
             .default_service(web::to(|| async { HttpResponse::NotFound().finish() }))
-    })
-    .workers(1)
-    .max_connections(config.server.max_connections)
-    .shutdown_timeout(for_requests(config.server.shutdown_timeout).as_secs().max(1))
-    .disable_signals()
-    .listen(listener)
-    .context("management.listen")?;
-    Ok(http.run())
+    };
+    let connections = door::Options { workers: 1, serves_events: false, ..connections(config) };
+    door::serve(connections, listener, app).context("management.listen")
+}
+
+/// How the public listener's connections are served.
+fn connections(config: &Config) -> door::Options {
+    let server = &config.server;
+    door::Options {
+        workers: server.workers,
+        serves_events: true,
+        max_connections: server.max_connections,
+        behind_proxies: server.trusted_proxies.as_ref().is_some_and(|proxies| !proxies.is_empty()),
+        body: (server.body().pause, server.body().longest()),
+        shutdown_timeout: for_requests(server.shutdown_timeout),
+    }
 }
 
 impl Running {
@@ -136,6 +144,7 @@ impl Running {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         heed(preflight::file_system(&config))?;
         heed(preflight::management(&config))?;
+        heed(preflight::proxies(&config))?;
         heed(preflight::kafka_client(&config))?;
         heed(preflight::upstream(&config))?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
@@ -301,13 +310,6 @@ impl Parts {
         let (journal, registry, feed) = (self.journal.clone(), self.registry.clone(), self.feed.clone());
         let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
-        let connections = door::Options {
-            workers: server.workers,
-            max_connections: server.max_connections,
-            behind_proxies: self.proxies.are_there(),
-            body: (server.body().pause, server.body().longest()),
-            shutdown_timeout: for_requests(server.shutdown_timeout),
-        };
         let app = move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
@@ -324,7 +326,7 @@ impl Parts {
                 false => app.configure(|services| management::configure(services, pixels.clone())),
             }
         };
-        door::serve(connections, listener, app).context("server.listen")
+        door::serve(connections(config), listener, app).context("server.listen")
     }
 
     fn sync(&self, proxy: &proxy::Options) -> anyhow::Result<Arc<Sync>> {

@@ -42,11 +42,6 @@ impl Proxies {
         self.untrusted_requests.load(Ordering::Relaxed)
     }
 
-    /// Whether visitors come through proxies.
-    pub fn are_there(&self) -> bool {
-        self.trusted.as_ref().is_some_and(|trusted| !trusted.is_empty())
-    }
-
     /// Who sent this request. Once per request: it counts.
     pub fn visitor(&self, request: &HttpRequest) -> Visitor {
         let head = request.head();

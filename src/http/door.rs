@@ -1,4 +1,4 @@
-//! The public listener's connections: how many, how long each may keep us waiting, and what actix answers by itself.
+//! The public listeners' connections: how many, how long each may keep us waiting, and what actix answers by itself.
 //!
 //! actix times a connection's first head only, and refuses a head that it can't parse in a word. So each connection is
 //! watched (quiet for too long, or too long from a request's first byte to its answer), and bare refusals become the
@@ -42,6 +42,8 @@ const PARSER_TARGET_BYTES: usize = u16::MAX as usize - 1;
 pub struct Options {
     /// `server.workers`.
     pub workers: usize,
+    /// Whether refusals of the HTTP parser take the shape that the event routes have.
+    pub serves_events: bool,
     /// `server.max_connections`, of all workers.
     pub max_connections: usize,
     /// Whether proxies are in front, which keep their connections.
@@ -103,9 +105,9 @@ where
         .shutdown_timeout(options.shutdown_timeout.as_secs().max(1))
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
-    let builder = builder.listen("public", listener, move || {
+    let builder = builder.listen(address.to_string(), listener, move || {
         let stopping = stopping.clone();
-        let watch = Watch::start(patience);
+        let watch = Watch::start(patience, options.serves_events);
         let app = app().into_factory().map_err(|error: S::Error| error.into().error_response());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -136,10 +138,13 @@ struct Patience {
 
 /// A worker's connections. Those that are gone stay in it until the next sweep, no longer.
 #[derive(Clone)]
-struct Watch(Rc<RefCell<Vec<Weak<Line>>>>);
+struct Watch {
+    lines: Rc<RefCell<Vec<Weak<Line>>>>,
+    serves_events: bool,
+}
 
 impl Watch {
-    fn start(patience: Patience) -> Watch {
+    fn start(patience: Patience, serves_events: bool) -> Watch {
         let lines = Rc::new(RefCell::new(Vec::<Weak<Line>>::new()));
         let swept = lines.clone();
         actix_web::rt::spawn(async move {
@@ -148,12 +153,12 @@ impl Watch {
                 swept.borrow_mut().retain(|line| line.upgrade().is_some_and(|line| line.age(patience)));
             }
         });
-        Watch(lines)
+        Watch { lines, serves_events }
     }
 
     fn over(&self, stream: TcpStream) -> Guarded {
-        let line = Rc::new(Line::default());
-        self.0.borrow_mut().push(Rc::downgrade(&line));
+        let line = Rc::new(Line { serves_events: self.serves_events, ..Line::default() });
+        self.lines.borrow_mut().push(Rc::downgrade(&line));
         Guarded { stream, line, refusal: None }
     }
 }
@@ -161,6 +166,7 @@ impl Watch {
 /// What is known of a connection.
 #[derive(Default)]
 struct Line {
+    serves_events: bool,
     quiet: Cell<u32>,
     unanswered: Cell<u32>,
     overdue: Cell<bool>,
@@ -223,7 +229,7 @@ impl Line {
 
     /// The contract's answer in the place of a bare one of the parser's.
     fn instead_of(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let status = bytes.strip_prefix(b"HTTP/1.1 4")?.get(..2)?;
+        let status = bytes.strip_prefix(b"HTTP/1.1 4")?.get(..2).filter(|_| self.serves_events)?;
         let reason = match status {
             b"00" | b"31" if self.line_bytes.get() > PARSER_TARGET_BYTES => Rejection::UriTooLong,
             b"31" => Rejection::HeaderTooLarge,
@@ -380,6 +386,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let options = Options {
             workers: 1,
+            serves_events: true,
             max_connections: 10,
             behind_proxies: true,
             body: (second, second),
@@ -397,7 +404,14 @@ mod tests {
     #[test]
     fn patience_is_longer_than_anything_lawful() {
         let body = (Duration::from_secs(10), Duration::from_secs(60));
-        let options = Options { workers: 1, max_connections: 1, behind_proxies: false, body, shutdown_timeout: SLACK };
+        let options = Options {
+            workers: 1,
+            serves_events: true,
+            max_connections: 1,
+            behind_proxies: false,
+            body,
+            shutdown_timeout: SLACK,
+        };
         let patience = options.patience();
         assert_eq!((patience.quiet, patience.unanswered), (25, 80));
         assert_eq!(Options { behind_proxies: true, ..options }.patience().quiet, 90);
