@@ -21,6 +21,7 @@ use actix_web::dev::{AppConfig, Server, Service, ServiceFactory, fn_service};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::head::Head;
 use super::reply;
 use crate::event::rejection::Rejection;
 
@@ -34,8 +35,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 const LINGER_SWEEPS: u32 = 2;
 /// Most that is read of a refused sender, so that closing doesn't take the answer away from it.
 const LINGER_BYTES: usize = 1 << 20;
-/// Above this the parser takes no request target.
-const PARSER_TARGET_BYTES: usize = u16::MAX as usize - 1;
 
 /// How connections are served.
 #[derive(Clone, Copy, Debug)]
@@ -174,10 +173,7 @@ struct Line {
     lingers: Cell<bool>,
     /// Bytes of a request have come since the last byte of an answer.
     asks: Cell<bool>,
-    is_get: Cell<bool>,
-    /// Of the request line, as far as it has come.
-    line_bytes: Cell<usize>,
-    line_is_whole: Cell<bool>,
+    head: Cell<Head>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -208,18 +204,19 @@ impl Line {
         }
     }
 
-    fn heard(&self, bytes: &[u8]) {
+    /// Bytes have come. A reason if they are not for the parser.
+    fn heard(&self, bytes: &[u8]) -> Option<Rejection> {
         self.quiet.set(0);
         if !self.asks.replace(true) {
-            self.is_get.set(bytes.starts_with(b"GET "));
-            self.line_bytes.set(0);
-            self.line_is_whole.set(false);
+            self.head.set(Head::of(bytes));
         }
-        if !self.line_is_whole.get() {
-            let end = memchr::memchr(b'\n', bytes);
-            self.line_is_whole.set(end.is_some());
-            self.line_bytes.set(self.line_bytes.get() + end.unwrap_or(bytes.len()));
+        let mut head = self.head.get();
+        if head.is_whole {
+            return None;
         }
+        let is_over = head.take(bytes) && self.serves_events;
+        self.head.set(head);
+        is_over.then_some(if head.lines == 0 { Rejection::UriTooLong } else { Rejection::HeaderTooLarge })
     }
 
     fn said(&self) {
@@ -229,13 +226,8 @@ impl Line {
 
     /// The contract's answer in the place of a bare one of the parser's.
     fn instead_of(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let status = bytes.strip_prefix(b"HTTP/1.1 4")?.get(..2).filter(|_| self.serves_events)?;
-        let reason = match status {
-            b"00" | b"31" if self.line_bytes.get() > PARSER_TARGET_BYTES => Rejection::UriTooLong,
-            b"31" => Rejection::HeaderTooLarge,
-            _ => return None,
-        };
-        reply::instead_of_bare(bytes, reason, self.is_get.get())
+        let is_bare = self.serves_events && bytes.starts_with(b"HTTP/1.1 431 ") && reply::is_bare(bytes);
+        is_bare.then(|| reply::closing(Rejection::HeaderTooLarge, self.head.get().is_get))
     }
 }
 
@@ -254,8 +246,22 @@ struct Refusal {
 }
 
 impl Guarded {
-    /// Sends the answer, says that it was the last, and reads on until the sender has noticed.
+    fn refuse(&mut self, answer: Vec<u8>) {
+        self.line.said();
+        self.line.lingers.set(true);
+        self.refusal = Some(Refusal { answer, sent: 0, drained: 0 });
+    }
+
     fn poll_refuse(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let refused = self.poll_answer_and_drain(context);
+        if refused.is_pending() {
+            self.line.park(context);
+        }
+        refused
+    }
+
+    /// Sends the answer, says that it was the last, and reads on until the sender has noticed.
+    fn poll_answer_and_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(refusal) = &mut self.refusal else { return Poll::Ready(Ok(())) };
         while refusal.sent < refusal.answer.len() {
             let rest = &refusal.answer[refusal.sent..];
@@ -282,13 +288,22 @@ impl AsyncRead for Guarded {
         let this = self.get_mut();
         this.line.check()?;
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
-        match &read {
-            Poll::Pending => this.line.park(context),
-            Poll::Ready(Ok(())) if buffer.filled().len() > before => this.line.heard(&buffer.filled()[before..]),
-            Poll::Ready(_) => {}
+        if this.refusal.is_none() {
+            let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+            let reason = match &read {
+                Poll::Pending => {
+                    this.line.park(context);
+                    None
+                }
+                Poll::Ready(Ok(())) if buffer.filled().len() > before => this.line.heard(&buffer.filled()[before..]),
+                Poll::Ready(_) => None,
+            };
+            let Some(reason) = reason else { return read };
+            this.refuse(reply::closing(reason, this.line.head.get().is_get));
+            buffer.set_filled(before);
         }
-        read
+        // For the parser the sender has gone, once it has its answer.
+        this.poll_refuse(context)
     }
 }
 
@@ -299,16 +314,10 @@ impl AsyncWrite for Guarded {
         if this.refusal.is_none()
             && let Some(answer) = this.line.instead_of(bytes)
         {
-            this.line.said();
-            this.line.lingers.set(true);
-            this.refusal = Some(Refusal { answer, sent: 0, drained: 0 });
+            this.refuse(answer);
         }
         if this.refusal.is_some() {
-            let refused = this.poll_refuse(context);
-            if refused.is_pending() {
-                this.line.park(context);
-            }
-            return refused.map_ok(|()| bytes.len());
+            return this.poll_refuse(context).map_ok(|()| bytes.len());
         }
         let written = Pin::new(&mut this.stream).poll_write(context, bytes);
         match &written {

@@ -1,6 +1,8 @@
 //! Replies of event routes: never cached, never breaking a page, always saying why (contract §3).
 
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::time::{Duration, UNIX_EPOCH};
+
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue, HttpDate};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
@@ -9,6 +11,7 @@ use crate::event::encode::id_text;
 use crate::event::rejection::Rejection;
 use crate::ingest::Denied;
 use crate::limits::Over;
+use crate::time::{Clock, SystemClock};
 
 /// The 43-byte transparent GIF with a complete LZW stream, as nginx's `empty_gif` sends it.
 pub const GIF: &[u8; 43] =
@@ -138,39 +141,32 @@ pub(super) fn over_limit(reply: &mut HttpResponseBuilder, over: &Over) {
         .insert_header(("RateLimit-Policy", format!("\"{limit}\";q={quota};w={window_seconds}")));
 }
 
-/// A refusal of the HTTP parser's, which has a status line and a date and nothing more, as the contract has it: its
-/// headers, and the GIF or the problem. `None` if it isn't bare.
-pub(super) fn instead_of_bare(bare: &[u8], reason: Rejection, is_image: bool) -> Option<Vec<u8>> {
-    let lines = std::str::from_utf8(bare.strip_suffix(b"\r\n\r\n")?).ok()?;
-    let (first, lines) = lines.split_once("\r\n")?;
-    let own = ["content-length: 0", "connection: close"];
-    let date = match lines.split("\r\n").find(|line| !own.contains(line)) {
-        Some(line) if line.starts_with("date: ") => line,
-        None => "",
-        Some(_) => return None,
-    };
+/// Whether an answer is of the HTTP parser's own: a status, a date, and nothing more.
+pub(super) fn is_bare(answer: &[u8]) -> bool {
+    let Some(lines) = answer.strip_suffix(b"\r\n\r\n") else { return false };
+    let own: [&[u8]; 3] = [b"content-length: 0", b"connection: close", b"date: "];
+    let lines = lines.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_ascii);
+    lines.into_iter().all(|line| own.iter().any(|own| line.starts_with(own)))
+}
+
+/// A refusal that closes the connection, as bytes, for requests that never reach a route. Whether they had an `Origin`
+/// isn't known.
+pub(super) fn closing(reason: Rejection, is_image: bool) -> Vec<u8> {
     let status = StatusCode::from_u16(reason.status()).expect("the table holds valid statuses");
-    let version = first.split(' ').next()?;
     let problem = problem(reason);
     let (kind, body) = match is_image {
         true => ("image/gif", &GIF[..]),
         false => ("application/problem+json", problem.as_bytes()),
     };
-    let mut answer = format!(
-        "{version} {status}\r\ncontent-length: {}\r\nconnection: close\r\ncontent-type: {kind}\r\n\
+    let date = HttpDate::from(UNIX_EPOCH + Duration::from_millis(SystemClock.now().0));
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\ncontent-type: {kind}\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\ncross-origin-resource-policy: cross-origin\r\n\
-         timing-allow-origin: *\r\nvary: Origin\r\n{REASON}: {}\r\n",
+         timing-allow-origin: *\r\nvary: Origin\r\n{REASON}: {}\r\ndate: {date}\r\n\r\n",
         body.len(),
         reason.reason(),
     );
-    if !date.is_empty() {
-        answer.push_str(date);
-        answer.push_str("\r\n");
-    }
-    answer.push_str("\r\n");
-    let mut answer = answer.into_bytes();
-    answer.extend_from_slice(body);
-    Some(answer)
+    [head.as_bytes(), body].concat()
 }
 
 /// RFC 9457.
