@@ -106,9 +106,14 @@ fn a_chunked_body_arrives_whole_and_a_missing_request_id_is_made() {
     assert_eq!(seen.body, b"name=abc");
     assert_eq!(seen.header("x-request-id").unwrap().len(), 36);
     assert!(seen.header("transfer-encoding").is_none() && seen.header("expect").is_none());
+    // Not for the gateway to read.
+    let packed = "POST /offsitepixels HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc";
+    assert_eq!(ask(&site, packed).status, 200);
+    let seen = last(&upstream);
+    assert_eq!((seen.header("content-encoding").as_deref(), &*seen.body), (Some("gzip"), &b"abc"[..]));
     let too_long = format!("POST /offsitepixels HTTP/1.1\r\nHost: a\r\n{}", with_length(&"x".repeat(65_537)));
     assert_eq!(ask(&site, &too_long).status, 413);
-    assert_eq!(upstream.seen().len(), 1, "what is too long is not passed on in part");
+    assert_eq!(upstream.seen().len(), 2, "what is too long is not passed on in part");
     assert_eq!(gateway.stop(), Some(0));
 }
 
@@ -293,5 +298,23 @@ fn a_body_cut_short_by_the_client_reaches_nobody() {
         assert_eq!(reply.status, 400);
     }
     assert!(upstream.seen().is_empty());
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn limits_of_management_hold_for_what_is_passed_on() {
+    let upstream = Upstream::start(|_| json("[]"));
+    let site = proxy_site(&upstream, "");
+    let config = fs::read_to_string(site.config()).unwrap();
+    let limits = "[limits]\nmanagement = { rate = \"1/s\", burst = 2 }\n";
+    let others = config.replace("[limits]\nmode = \"observe\"\n", "");
+    fs::write(site.config(), others + limits).unwrap();
+    let gateway = site.start();
+    let replies: Vec<Reply> = (0..10).map(|_| ask(&site, "GET /offsitepixels HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    let passed = replies.iter().filter(|reply| reply.status == 200).count();
+    let refused: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 429).collect();
+    assert!(passed >= 2 && passed + refused.len() == 10 && !refused.is_empty(), "{passed} passed");
+    assert!(refused.iter().all(|reply| reply.header("retry-after").is_some()));
+    assert_eq!(upstream.seen().len(), passed);
     assert_eq!(gateway.stop(), Some(0));
 }
