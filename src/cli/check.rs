@@ -61,6 +61,7 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
     found.add(preflight::upstream_answers(config));
     found.add(preflight::proxies(config));
     if !config.kafka.brokers.is_empty() && is_sound("kafka.") {
+        found.add(ask::own_limit(&config.kafka).and_then(|limit| preflight::kafka(config, &limit)));
         match preflight::kafka_client(config) {
             None => found.add(preflight::kafka(config, &ask::longest_message(&config.kafka, ASK))),
             problem => found.add(problem),

@@ -9,6 +9,7 @@ use super::source::{Problem, quoted};
 use super::units::{self, Limit};
 use crate::pixel::{Pixel, PixelId};
 use crate::publish::properties::{self, Properties};
+use crate::registry;
 use crate::secret::Secret;
 
 /// What a key's value may be.
@@ -68,6 +69,8 @@ pub(super) enum Word {
 
 /// Longest part of a bad value that a problem repeats.
 const SHOWN_CHARS: usize = 100;
+/// Longest name of a pixel, as in management.
+const NAME_CHARS_MAX: usize = 255;
 
 impl Kind {
     /// Reads a value; says everything that is wrong with it.
@@ -231,6 +234,15 @@ fn pixels(path: &str, values: Vec<Value>, problems: &mut Vec<Problem>) -> Option
             }
         };
         let (name, tag, ad_account_id) = (text("name"), text("tag"), text("fb_ad_account_id"));
+        if name.as_ref().is_some_and(|name| name.chars().count() > NAME_CHARS_MAX) {
+            let text = format!("allowed are at most {NAME_CHARS_MAX} characters");
+            problems.push(Problem::new(&format!("{path}.name"), text));
+        }
+        if let Some(account) = ad_account_id.as_ref().filter(|account| !registry::is_ad_account(account)) {
+            let text =
+                format!("{account:?} is not allowed; allowed are 1 to 20 digits without a leading zero, in quotes");
+            problems.push(Problem::new(&format!("{path}.fb_ad_account_id"), text));
+        }
         for left in table.keys() {
             let text = "unknown; allowed are id, name, tag, fb_ad_account_id".to_owned();
             problems.push(Problem::new(&format!("{path}.{}", quoted(left)), text));

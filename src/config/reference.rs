@@ -148,6 +148,28 @@ mod tests {
     }
 
     #[test]
+    fn the_contract_tells_the_default_of_each_row() {
+        let contract = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/contract.md")).unwrap();
+        let mut seen = 0;
+        for key in KEYS {
+            let Default::Is(default) = key.default else { continue };
+            let start = format!("| `{}` | ", key.path);
+            let Some((_, rest)) = contract.split_once(&start) else { continue };
+            seen += 1;
+            let told: String = rest.split(" | ").next().unwrap().replace([' ', '`'], "");
+            let told = told.trim_matches('"').to_owned();
+            let expected = default.replace(' ', "");
+            let is_told = if expected.is_empty() {
+                told.starts_with("empty") || told == "none"
+            } else {
+                told.starts_with(&expected)
+            };
+            assert!(is_told, "docs/contract.md: {} is {default:?}, told is {told}", key.path);
+        }
+        assert!(seen > 35, "the scan sees {seen} rows");
+    }
+
+    #[test]
     fn what_holds_means_the_same_when_it_is_read_again() {
         let some = "data_dir = 'a \"b\"\\c'\nnode_id = 'n'\n[server]\nworkers = 3\npublic_url = 'https://p.example'\n\
                     shutdown_delay = '1500ms'\n[kafka]\nbrokers = 'a:1, b:2'\nrejected_topic = ''\n[kafka.client]\n\

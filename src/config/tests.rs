@@ -223,6 +223,19 @@ fn a_section_must_be_a_table() {
 }
 
 #[test]
+fn static_pixels_are_checked_one_by_one() {
+    let text = "[registry]\nmax_pixels = 1\n[[registry.pixels]]\nid = 42\n[[registry.pixels]]\nid = '43'\nname = 1\n\
+                fb_ad_account_id = 'act_8'\n[[registry.pixels]]\nid = '43'\ncolour = 'red'\n";
+    let problems = from(text, &[]).unwrap_err();
+    for start in ["[0].id: ", "[1].name: ", "[1].fb_ad_account_id: ", "[2].id: 43 is given twice", "[2].colour: "] {
+        assert!(problems.iter().any(|line| line.starts_with(&format!("registry.pixels{start}"))), "{problems:#?}");
+    }
+    assert_eq!(problems.len(), 5, "{problems:#?}");
+    let many = "[registry]\nmax_pixels = 1\npixels = [{ id = '1' }, { id = '2' }]\n";
+    assert!(from(many, &[]).unwrap_err()[0].starts_with("registry.pixels: 2 pixels"));
+}
+
+#[test]
 fn listeners_have_ports_of_their_own() {
     let problems = from("[ops]\nlisten = '0.0.0.0:8080'\n[management]\nlisten = '127.0.0.1:8080'\n", &[]).unwrap_err();
     assert_eq!(problems.len(), 2, "ops with the public listener, management with ops: {problems:?}");

@@ -15,6 +15,9 @@ use crate::publish::properties::Properties;
 use crate::secret::Secret;
 use crate::upstream;
 
+/// Keys that say where to listen.
+const LISTENERS: [&str; 3] = ["server.listen", "ops.listen", "management.listen"];
+
 /// By path; each key is in it.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Words(BTreeMap<&'static str, Word>);
@@ -75,7 +78,11 @@ impl Words {
             let text = format!("missing, and needed with registry.mode = \"proxy\"; {}", upstream::ALLOWED);
             problems.push(Problem::new("registry.upstream", text));
         }
-        const LISTENERS: [&str; 3] = ["server.listen", "ops.listen", "management.listen"];
+        let (given, most) = (self.pixels("registry.pixels").len(), self.count("registry.max_pixels"));
+        if given > most {
+            let text = format!("{given} pixels are more than registry.max_pixels = {most}; allowed is at most that");
+            problems.push(Problem::new("registry.pixels", text));
+        }
         for (index, path) in LISTENERS.iter().enumerate().skip(1) {
             let Some(address) = self.optional_address(path) else { continue };
             for other_path in &LISTENERS[..index] {

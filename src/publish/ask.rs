@@ -43,6 +43,13 @@ pub fn refusal(options: &Options) -> Option<String> {
     clients(options).err().map(|error| error.to_string())
 }
 
+/// The longest message that the operator's own properties let out, if they say.
+pub fn own_limit(options: &Options) -> Option<Answer> {
+    let name = "message.max.bytes";
+    let bytes = options.client.get(name)?.expose().parse().ok()?;
+    Some(Answer::LongestMessage { bytes, of: format!("kafka.client.{name}") })
+}
+
 /// Asks how long an event's message may be; takes at most about twice `timeout`.
 pub fn longest_message(options: &Options, timeout: Duration) -> Answer {
     let (consumer, admin) = match clients(options) {

@@ -83,6 +83,11 @@ impl Properties {
         self.0.iter().map(|(name, property)| (name.as_str(), property))
     }
 
+    /// One by its name.
+    pub fn get(&self, name: &str) -> Option<&Property> {
+        self.0.get(name)
+    }
+
     /// Whether one of these names is set: librdkafka has several for some properties.
     pub fn has_any(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.0.contains_key(*name))

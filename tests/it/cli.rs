@@ -184,6 +184,9 @@ fn a_newer_journal_exits_2_and_nothing_is_touched() {
     assert_eq!(code(&output), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).contains("newer"), "{}", stderr(&output));
     assert_eq!(code(&site.run(&["journal", "export"])), Some(2));
+    let checked = site.run(&["check"]);
+    assert_eq!(code(&checked), Some(2));
+    assert!(stdout(&checked).lines().any(|line| line.starts_with("data_dir: ") && line.contains("newer")));
     assert!(before == contents(&site.data().join("journal")), "the older program changed a newer directory");
 }
 

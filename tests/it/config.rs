@@ -97,6 +97,32 @@ fn an_unreachable_kafka_is_a_warning_and_an_impossible_client_a_problem() {
 }
 
 #[test]
+fn messages_shorter_than_bodies_are_a_problem() {
+    let site = Site::new("");
+    let nobody = free_address().to_string();
+    let limit = ("PIXELGATE_KAFKA__CLIENT__MESSAGE_MAX_BYTES", "30000");
+    let variables = [("PIXELGATE_KAFKA__BROKERS", &*nobody), limit];
+    let checked = run(&site, "check", &variables);
+    assert_eq!(checked.status.code(), Some(2));
+    assert!(has_line(&checked, "limits.max_body_bytes: 64KiB is more than the 30000B"), "{}", stdout(&checked));
+}
+
+#[test]
+fn a_newer_registry_is_a_problem_for_check_and_for_serve() {
+    let site = Site::new("");
+    assert_eq!(site.start().stop(), Some(0));
+    let registry = rusqlite::Connection::open(site.data().join("registry.sqlite")).unwrap();
+    registry.pragma_update(None, "user_version", 1000).unwrap();
+    drop(registry);
+    let checked = run(&site, "check", &[]);
+    assert_eq!(checked.status.code(), Some(2), "{}", stdout(&checked));
+    assert!(stdout(&checked).lines().any(|line| line.starts_with("data_dir: ") && line.contains("newer")));
+    let serve = run(&site, "serve", &[]);
+    assert_eq!(serve.status.code(), Some(2), "{}", stderr(&serve));
+    assert!(stderr(&serve).contains("newer"), "{}", stderr(&serve));
+}
+
+#[test]
 fn management_may_have_a_listener_of_its_own() {
     let own = free_address();
     let site = Site::new(&format!("[management]\nlisten = \"{own}\"\n"));
