@@ -96,15 +96,16 @@ fn before_oldest(recovered: &mut Recovered, is_cursor_bad: bool) {
     }
     let start = &recovered.cursor;
     if start.position < oldest.base {
+        let seq = if oldest.is_unreadable { oldest.seq } else { oldest.seq.saturating_sub(1) };
         // Only what the cursor passed is ever removed, and the cursor is stored before.
         recovered.damage.push(Damage {
             first: start.position,
             next: oldest.base,
             events: oldest.events_before.saturating_sub(start.events),
             events_before: start.events,
-            segment: segment::segment_name(oldest.seq.saturating_sub(1)),
+            segment: segment::segment_name(seq),
             byte: 0,
-            bytes: 0,
+            bytes: if oldest.is_unreadable { oldest.bytes } else { 0 },
         });
     }
 }

@@ -9,6 +9,8 @@ mod gateway;
 mod load;
 mod random;
 
+mod journal_files;
+
 mod bounds;
 mod cli;
 mod config;
