@@ -104,7 +104,9 @@ impl World {
                 break;
             }
             let (offset, batch) = &layout.batches[self.rng.random_range(0..layout.batches.len())];
-            self.disk.flip(&path, offset * 8 + self.rng.random_range(0..batch.bytes() * 8));
+            // Heads are small, and what they say of others is worth more.
+            let bits = if self.rng.random_bool(0.3) { 512 } else { batch.bytes() * 8 };
+            self.disk.flip(&path, offset * 8 + self.rng.random_range(0..bits));
             self.truth.rotted(batch.base.0..batch.next().0.max(batch.base.0 + 1));
         }
     }
