@@ -5,6 +5,7 @@ use std::fmt;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::stats::{Cause, ErrorKind};
+use crate::record::Position;
 
 /// What kind of error it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Doubt {
     pub(super) fault: Fault,
     /// How it is counted; `None` if it isn't Kafka's.
     pub(super) kind: Option<ErrorKind>,
+    /// The record that is refused, if it is known to be this one and not its batch.
+    pub(super) culprit: Option<Position>,
     text: String,
 }
 
@@ -52,18 +55,18 @@ impl Doubt {
             }
             _ => kind(fault, error.rdkafka_error_code().unwrap_or(Code::Unknown)),
         };
-        Doubt { fault, kind: Some(kind), text: format!("{doing}: {error}") }
+        Doubt { fault, kind: Some(kind), culprit: None, text: format!("{doing}: {error}") }
     }
 
     /// A code of a delivery report, or one that we conclude.
     pub(super) fn code(doing: &str, code: Code) -> Doubt {
         let fault = class(code);
-        Doubt { fault, kind: Some(kind(fault, code)), text: format!("{doing}: {code}") }
+        Doubt { fault, kind: Some(kind(fault, code)), culprit: None, text: format!("{doing}: {code}") }
     }
 
     /// Something of our own.
     pub(super) fn text(fault: Fault, text: String) -> Doubt {
-        Doubt { fault, kind: None, text }
+        Doubt { fault, kind: None, culprit: None, text }
     }
 
     /// The journal could not be read.
@@ -74,6 +77,11 @@ impl Doubt {
     /// The same trouble, known better.
     pub(super) fn into_fault(self, fault: Fault) -> Doubt {
         Doubt { fault, ..self }
+    }
+
+    /// The same, of a record that is known.
+    pub(super) fn by(self, culprit: Option<Position>) -> Doubt {
+        Doubt { culprit, ..self }
     }
 
     /// What it is called for operators.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::cursor::{KafkaCursor, Standing};
 use super::fault::{self, Doubt, Fault};
-use super::sink::{Session, Sink};
+use super::sink::{Care, Session, Sink};
 use super::topics::{ASK, make_sure_of};
 use super::{Delivery, Key, Options};
 use crate::journal::{Entry, Journal};
@@ -31,12 +31,19 @@ const SHORT_STEPS: u32 = 200;
 /// Events of an idle client that are looked at in one go.
 const IDLE_EVENTS: usize = 64;
 
+/// The library's logs of what its calls return as errors, too; and of properties that are only for producers.
+const TOLD: [&str; 4] = ["TXNERR", "GETPID", "CONFWARN", "FATAL"];
+/// Bytes of a small batch.
+const SMALL: &str = "65536";
+
 /// What librdkafka told aside, until the next transaction.
 #[derive(Default)]
 struct Noted {
     /// The first delivery that failed, and the first that failed because of another.
     failed: Option<Code>,
     aftermath: Option<Code>,
+    /// Which record failed first.
+    record: Option<Position>,
     /// Credentials or TLS refused: calls only time out then.
     access: Option<Doubt>,
 }
@@ -57,6 +64,16 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    /// What a call or a report tells as well, and what we set on purpose, is only for who looks for it.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        use RDKafkaLogLevel::{Alert, Critical, Emerg, Error, Warning};
+        if matches!(level, Emerg | Alert | Critical | Error | Warning) && !TOLD.contains(&facility) {
+            tracing::warn!(target: "librdkafka", facility, "{}", message.escape_debug());
+        } else {
+            tracing::debug!(target: "librdkafka", facility, "{}", message.escape_debug());
+        }
+    }
+
     fn error(&self, error: KafkaError, _: &str) {
         let doubt = Doubt::of("connecting", &error);
         if doubt.fault == Fault::Authentication {
@@ -68,14 +85,18 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {}
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = ();
+    /// The record's position.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+    fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
         if let Err((error, _)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
             let mut noted = self.noted();
-            let slot = if fault::is_aftermath(code) { &mut noted.aftermath } else { &mut noted.failed };
-            slot.get_or_insert(code);
+            if fault::is_aftermath(code) {
+                noted.aftermath.get_or_insert(code);
+            } else if noted.failed.is_none() {
+                (noted.failed, noted.record) = (Some(code), Some(Position(position as u64)));
+            }
         }
     }
 }
@@ -89,8 +110,8 @@ pub(super) struct Cluster {
 }
 
 impl Sink for Cluster {
-    fn connect(&mut self) -> Result<Box<dyn Session>, Doubt> {
-        Ok(Box::new(Client::connect(&self.options, &self.identity, &self.journal)?))
+    fn connect(&mut self, care: Care) -> Result<Box<dyn Session>, Doubt> {
+        Ok(Box::new(Client::connect(&self.options, &self.identity, &self.journal, care)?))
     }
 }
 
@@ -143,12 +164,13 @@ struct Client {
     consumer: BaseConsumer<Context>,
     context: Context,
     cluster_id: String,
+    care: Care,
     /// A transaction has begun.
     open: bool,
 }
 
 impl Client {
-    fn connect(options: &Options, identity: &str, journal: &Journal) -> Result<Client, Doubt> {
+    fn connect(options: &Options, identity: &str, journal: &Journal, care: Care) -> Result<Client, Doubt> {
         let (base, context) = (base(options), Context::default());
         let mut consumer = base.clone();
         consumer.set("group.id", identity).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
@@ -164,12 +186,12 @@ impl Client {
         if was_exactly_once && options.delivery == Delivery::AtLeastOnce {
             // What an earlier run left open is decided first, else the cursor says too little.
             let options = Options { delivery: Delivery::ExactlyOnce, ..options.clone() };
-            drop(connect_producer(&base, &options, identity, &context)?);
+            drop(connect_producer(&base, &options, identity, &context, care)?);
             *context.noted() = Noted::default();
         }
-        let producer = connect_producer(&base, options, identity, &context)?;
+        let producer = connect_producer(&base, options, identity, &context, care)?;
         let (options, identity) = (options.clone(), identity.to_owned());
-        Ok(Client { options, identity, producer, consumer, context, cluster_id, open: false })
+        Ok(Client { options, identity, producer, consumer, context, cluster_id, care, open: false })
     }
 
     fn is_transactional(&self) -> bool {
@@ -178,12 +200,15 @@ impl Client {
 
     /// What went wrong so far, and whether the client is stuck.
     fn check(&self, wait: &mut Wait) -> Result<(), Doubt> {
-        let (failed, aftermath) = {
+        let (failed, aftermath, record) = {
             let noted = self.context.noted();
-            (noted.failed, noted.aftermath)
+            (noted.failed, noted.aftermath, noted.record)
         };
         if let Some(code) = failed.or(aftermath) {
-            return Err(self.cause_of(code));
+            let doubt = self.cause_of(code);
+            let is_alone = self.care == Care::Single || code == Code::InvalidRecord;
+            let culprit = record.filter(|_| is_alone && doubt.fault == Fault::Record);
+            return Err(doubt.by(culprit));
         }
         if wait.is_stuck(self.producer.in_flight_count()) {
             return Err(Doubt::code("no delivery report for too long", Code::MessageTimedOut));
@@ -267,8 +292,10 @@ impl Session for Client {
             self.open = true;
         }
         let mut text = [0; 36];
-        let mut record: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(&self.options.events_topic).payload(entry.body).timestamp(entry.head.time_ms as i64);
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(&self.options.events_topic, entry.position.0 as usize)
+                .payload(entry.body)
+                .timestamp(entry.head.time_ms as i64);
         if let Some(key) = key_of(self.options.key, entry, &mut text) {
             record = record.key(key);
         }
@@ -284,7 +311,8 @@ impl Session for Client {
                 Err((error, _)) => {
                     // After an earlier record failed, the client refuses them all.
                     self.check(&mut wait)?;
-                    return Err(self.root().unwrap_or_else(|| Doubt::of("sending", &error)));
+                    let doubt = self.root().unwrap_or_else(|| Doubt::of("sending", &error));
+                    return Err(doubt.by(Some(entry.position)));
                 }
             }
         }
@@ -321,10 +349,14 @@ impl Session for Client {
             let aborted = self.producer.abort_transaction(self.options.transaction_timeout);
             return aborted.map_err(|error| Doubt::of("abort", &error));
         }
+        self.renew(self.care)
+    }
+
+    fn renew(&mut self, care: Care) -> Result<(), Doubt> {
         // A refusal leaves a gap in the producer's sequence, at which the next transaction would fail: a new producer
         // aborts what is open, and has none.
-        self.open = false;
-        self.producer = connect_producer(&base(&self.options), &self.options, &self.identity, &self.context)?;
+        (self.open, self.care) = (false, care);
+        self.producer = connect_producer(&base(&self.options), &self.options, &self.identity, &self.context, care)?;
         *self.context.noted() = Noted::default();
         Ok(())
     }
@@ -350,8 +382,15 @@ fn connect_producer(
     options: &Options,
     identity: &str,
     context: &Context,
+    care: Care,
 ) -> Result<BaseProducer<Context>, Doubt> {
     let (timeout, mut config) = (options.transaction_timeout, producer(base, options));
+    match care {
+        // An operator's own size is taken for small.
+        Care::Small if !options.client.has_any(&["batch.size"]) => config.set("batch.size", SMALL),
+        Care::Single => config.set("batch.num.messages", "1"),
+        Care::Large | Care::Small => &mut config,
+    };
     if options.delivery == Delivery::ExactlyOnce {
         config.set("transactional.id", identity).set("transaction.timeout.ms", timeout.as_millis().to_string());
     }

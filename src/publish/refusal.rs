@@ -1,6 +1,7 @@
 //! One transaction, and what to do if Kafka refuses it for the size or content of a record.
 //!
-//! A refused transaction is tried again in halves until one record is refused alone. It is parked if a smaller record
+//! A refused transaction is tried again in smaller batches, at last of one record each, and, if it isn't known then
+//! which record it is, in halves; until one is refused in a transaction of its own. It is parked if a smaller record
 //! goes through, or, as long as nothing smaller waits, if it isn't one of many in a row: what refuses every record is
 //! the topic's fault, not the records' (docs/decisions/0006-parking.md).
 
@@ -10,7 +11,7 @@ use super::ahead::{Ahead, behind};
 use super::cursor::KafkaCursor;
 use super::fault::{Doubt, Fault};
 use super::parked::Parked;
-use super::sink::Session;
+use super::sink::{Care, Session};
 use super::work::{Work, disk};
 use crate::journal::Entry;
 use crate::record::{Kind, Position};
@@ -26,9 +27,20 @@ const UNPROVEN: u32 = 16;
 /// Parking is said at once, then once in this time with its number.
 const SAY: Duration = Duration::from_secs(60);
 
+/// How long batches stay small after a refusal that was no single record's, at first and at most: the topic's limit is
+/// low, and each try with large ones costs a new producer.
+const CAREFUL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// How long they stay so after a record was parked: where one is, others may be.
+const AFTER_PARKING: Duration = Duration::from_secs(10);
+
 /// What refusals have taught.
 #[derive(Debug)]
 pub(super) struct Caution {
+    care: Care,
+    careful_until: Duration,
+    careful_for: Duration,
+    /// To be tried alone.
+    culprit: Option<Position>,
     /// Most records in a transaction.
     limit: u64,
     /// Records of a refused transaction that have not gone through since: one of them may be the cause.
@@ -42,11 +54,25 @@ pub(super) struct Caution {
 
 impl Default for Caution {
     fn default() -> Caution {
-        Caution { limit: NO_LIMIT, suspects: 0, unproven: 0, unsaid: 0, said: None }
+        Caution {
+            care: Care::Large,
+            careful_until: Duration::ZERO,
+            careful_for: CAREFUL.0,
+            culprit: None,
+            limit: NO_LIMIT,
+            suspects: 0,
+            unproven: 0,
+            unsaid: 0,
+            said: None,
+        }
     }
 }
 
 impl Caution {
+    pub(super) fn care(&self) -> Care {
+        self.care
+    }
+
     fn went_through(&mut self, sent: u64) {
         if sent > 0 {
             self.unproven = 0;
@@ -55,6 +81,25 @@ impl Caution {
         if self.suspects == 0 && sent > 0 {
             self.limit = (self.limit * 2).min(NO_LIMIT);
         }
+    }
+
+    /// Many were refused together: what is tried next.
+    fn learn(&mut self, sent: u64, culprit: Option<Position>, now: Duration) {
+        self.suspects = sent;
+        match self.care {
+            _ if culprit.is_some() => self.culprit = culprit,
+            Care::Large => {
+                let is_relapse = now < self.careful_until + CAREFUL.0;
+                self.careful_for = if is_relapse { (2 * self.careful_for).min(CAREFUL.1) } else { CAREFUL.0 };
+                (self.care, self.careful_until) = (Care::Small, now + self.careful_for);
+            }
+            Care::Small => self.care = Care::Single,
+            Care::Single => self.limit = sent / 2,
+        }
+    }
+
+    fn may_relax(&self, now: Duration) -> bool {
+        self.care != Care::Large && self.suspects == 0 && self.culprit.is_none() && now >= self.careful_until
     }
 }
 
@@ -72,12 +117,19 @@ struct Round {
 impl Work {
     /// Publishes what is there, in one transaction. `false` if there was nothing.
     pub(super) fn step(&mut self, client: &mut dyn Session, ahead: &mut Ahead) -> Result<bool, Doubt> {
+        if self.caution.may_relax(self.clock.monotonic()) {
+            self.caution.care = Care::Large;
+            client.renew(Care::Large)?;
+        }
         let mut round = Round::default();
         let sent = self.fill(client, ahead, &mut round).and_then(|()| client.delivered());
         match (sent, round.last) {
             (Ok(()), None) => Ok(false),
             (Ok(()), Some(cursor)) => {
                 self.commit(client, ahead, cursor)?;
+                if round.only == self.caution.culprit {
+                    self.caution.culprit = None;
+                }
                 self.caution.went_through(round.sent);
                 Ok(true)
             }
@@ -106,8 +158,11 @@ impl Work {
                 let is_parked = self.parked.contains(&entry.position);
                 round.passes_parked |= is_parked;
                 if entry.head.kind == Kind::Event && !is_parked {
-                    // The cursor passes a parked record before anything else can go wrong.
-                    if round.sent == self.caution.limit || round.passes_parked {
+                    // The cursor passes a parked record before anything else can go wrong; a culprit is tried alone.
+                    let is_full =
+                        round.sent == self.caution.limit || round.sent == 1 && round.only == self.caution.culprit;
+                    let is_culprit = round.sent > 0 && self.caution.culprit == Some(entry.position);
+                    if is_full || is_culprit || round.passes_parked {
                         return Ok(());
                     }
                     round.sent += 1;
@@ -131,12 +186,14 @@ impl Work {
         if let Some(kind) = doubt.kind {
             self.stats.count(kind);
         }
-        client.abort()?;
         match (round.sent, round.only) {
-            (1, Some(position)) => self.refused_alone(client, ahead, position, doubt),
+            (1, Some(position)) => {
+                client.abort()?;
+                self.refused_alone(client, ahead, position, doubt)
+            }
             (sent, _) if sent > 1 => {
-                (self.caution.limit, self.caution.suspects) = (sent / 2, sent);
-                Ok(())
+                self.caution.learn(sent, doubt.culprit, self.clock.monotonic());
+                client.renew(self.caution.care)
             }
             // Nothing was sent: it is not a record that is refused.
             _ => Err(doubt.into_fault(Fault::Quota)),
@@ -150,7 +207,7 @@ impl Work {
         position: Position,
         doubt: Doubt,
     ) -> Result<(), Doubt> {
-        (self.caution.limit, self.caution.suspects) = (1, 0);
+        (self.caution.suspects, self.caution.culprit) = (0, None);
         self.look_ahead(ahead)?;
         let Some(refused) = ahead.find(position) else { return Err(doubt.into_fault(Fault::Quota)) };
         let proven = match ahead.smaller_than(&refused) {
@@ -169,6 +226,7 @@ impl Work {
         let bytes = written.map_err(|error| disk(&error))?;
         self.journal.park(position, bytes);
         self.parked.insert(position);
+        self.caution.careful_until = self.clock.monotonic() + AFTER_PARKING;
         self.say_parked(&parked);
         Ok(())
     }

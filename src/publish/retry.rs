@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cursor::{KafkaCursor, Standing};
 use super::fault::{Doubt, Fault};
 use super::parked::{self, Parked, ParkedError};
-use super::sink::Session;
+use super::sink::{Care, Session};
 use super::work::{StopAt, Work};
 use super::{Options, Stats, identity, kafka};
 use crate::journal::Journal;
@@ -53,7 +53,7 @@ pub fn retry(options: Options, node_id: &str, journal: Journal, clock: Arc<dyn C
 
 impl Work {
     pub(super) fn retry(mut self) -> Result<Retried, Doubt> {
-        let mut client = self.sink.connect()?;
+        let mut client = self.sink.connect(Care::Small)?;
         let standing = client.standing()?;
         let at = self.begin_at(standing.as_ref())?;
         let cursor = self.cursor_at(at, standing.map(|standing| standing.cursor));

@@ -4,13 +4,26 @@ use super::cursor::Standing;
 use super::fault::Doubt;
 use crate::journal::Entry;
 
+/// How records are put into batches: a broker refuses a batch as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Care {
+    /// As large as the client makes them.
+    #[default]
+    Large,
+    /// Well below every limit that is usual.
+    Small,
+    /// One record each: then who is refused is refused alone.
+    Single,
+}
+
 /// A cluster that can be connected to.
 pub(super) trait Sink: Send {
     /// Connects: the topics are there, nobody else produces under this identity, nothing of an earlier client is open.
-    fn connect(&mut self) -> Result<Box<dyn Session>, Doubt>;
+    fn connect(&mut self, care: Care) -> Result<Box<dyn Session>, Doubt>;
 }
 
-/// One client's life. After any error but a refused record (see [`Session::abort`]) it must be dropped.
+/// One client's life. After any error but a refused record, which must be followed by `abort` or `renew`,
+/// it must be dropped.
 pub(super) trait Session {
     /// Which cluster it is.
     fn cluster_id(&self) -> &str;
@@ -22,8 +35,10 @@ pub(super) trait Session {
     fn delivered(&mut self) -> Result<(), Doubt>;
     /// Commits what was sent and the cursor, in one.
     fn commit(&mut self, standing: &Standing) -> Result<(), Doubt>;
-    /// Gives up what was sent since the last commit.
+    /// Takes back what was sent since the last commit.
     fn abort(&mut self) -> Result<(), Doubt>;
+    /// The same, and goes on with batches of another kind.
+    fn renew(&mut self, care: Care) -> Result<(), Doubt>;
     /// Lets the client tell what happened meanwhile, so that nothing piles up in it.
     fn idle(&mut self);
 }

@@ -182,7 +182,7 @@ impl Work {
     /// One client's life.
     fn session(&mut self) -> Result<End, Doubt> {
         let connecting_failed = !std::mem::replace(&mut self.connected, false);
-        let mut client = self.sink.connect()?;
+        let mut client = self.sink.connect(self.caution.care())?;
         let standing = client.standing()?;
         let kafka = standing.as_ref().map(|standing| standing.cursor);
         if self.fenced && self.is_moved(kafka) {

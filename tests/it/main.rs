@@ -48,6 +48,8 @@ mod kill_loop;
 #[cfg(feature = "e2e")]
 mod outage;
 #[cfg(feature = "e2e")]
+mod parking;
+#[cfg(feature = "e2e")]
 mod precheck;
 #[cfg(feature = "e2e")]
 mod proxy;

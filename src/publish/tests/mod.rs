@@ -14,7 +14,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::cursor::Standing;
 use super::fault::Doubt;
-use super::sink::{Session, Sink};
+use super::sink::{Care, Session, Sink};
 use super::work::{StopAt, Work};
 use super::*;
 use crate::journal::{Acknowledge, Commit, Entry, Observer, OnDamage};
@@ -105,6 +105,8 @@ struct State {
     fates: VecDeque<Fate>,
     /// Bodies that are refused, with the code.
     refuses: Option<fn(&str) -> Option<Code>>,
+    /// Records that a large batch may have.
+    batch: Option<usize>,
     connections: u32,
     aborts: u32,
     commits: u32,
@@ -136,17 +138,18 @@ impl Cluster {
 }
 
 impl Sink for Cluster {
-    fn connect(&mut self) -> Result<Box<dyn Session>, Doubt> {
+    fn connect(&mut self, care: Care) -> Result<Box<dyn Session>, Doubt> {
         self.fate(|fate| if let Fate::Connect(code) = fate { Some(*code) } else { None })?;
         self.state().connections += 1;
-        Ok(Box::new(Connection { cluster: self.clone(), sent: Vec::new(), refused: None }))
+        Ok(Box::new(Connection { cluster: self.clone(), sent: Vec::new(), refused: None, care }))
     }
 }
 
 struct Connection {
     cluster: Cluster,
     sent: Vec<(u64, String)>,
-    refused: Option<Code>,
+    refused: Option<(Code, Position)>,
+    care: Care,
 }
 
 impl Session for Connection {
@@ -163,7 +166,7 @@ impl Session for Connection {
         let body = String::from_utf8(entry.body.to_vec()).unwrap();
         let refuses = self.cluster.state().refuses;
         if let Some(code) = refuses.and_then(|refuses| refuses(&body)) {
-            self.refused.get_or_insert(code);
+            self.refused.get_or_insert((code, entry.position));
         }
         self.sent.push((entry.position.0, body));
         Ok(())
@@ -171,7 +174,13 @@ impl Session for Connection {
 
     fn delivered(&mut self) -> Result<(), Doubt> {
         self.cluster.fate(|fate| if let Fate::Deliver(code) = fate { Some(*code) } else { None })?;
-        self.refused.map_or(Ok(()), |code| Err(Doubt::code("delivery", code)))
+        let batch = self.cluster.state().batch;
+        if batch.is_some_and(|batch| self.care == Care::Large && self.sent.len() > batch) {
+            return Err(Doubt::code("delivery", Code::MessageSizeTooLarge));
+        }
+        let Some((code, position)) = self.refused else { return Ok(()) };
+        let culprit = (self.care == Care::Single).then_some(position);
+        Err(Doubt::code("delivery", code).by(culprit))
     }
 
     fn commit(&mut self, standing: &Standing) -> Result<(), Doubt> {
@@ -199,6 +208,11 @@ impl Session for Connection {
         self.sent.clear();
         self.refused = None;
         Ok(())
+    }
+
+    fn renew(&mut self, care: Care) -> Result<(), Doubt> {
+        self.care = care;
+        self.abort()
     }
 
     fn idle(&mut self) {}

@@ -121,17 +121,36 @@ fn records_of_one_size_that_are_all_refused_are_parked_up_to_a_bound() {
 }
 
 #[test]
-fn a_topic_with_a_low_limit_still_gets_small_transactions() {
+fn a_topic_with_a_low_limit_gets_small_batches_and_not_a_refusal_each() {
     // The broker's limit is for a batch: each record alone is fine, many together are not.
     let dir = tempfile::tempdir().unwrap();
     let (cluster, journal) = (Cluster::default(), open(dir.path()));
-    cluster.state().fates.extend([Fate::Deliver(Code::MessageSizeTooLarge); 3]);
-    append(&journal, 0, &["x"; 64]);
+    cluster.state().batch = Some(8);
+    let running = Running::start(&cluster, &journal);
+    for round in 0..20 {
+        append(&journal, 64 * round, &["x"; 64]);
+        running.settle();
+    }
+    running.stop();
+    assert_eq!(conserved(&journal), (1280, 0, 0));
+    assert_eq!(cluster.state().aborts, 1);
+}
+
+#[test]
+fn a_refused_record_is_found_behind_a_low_limit_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, journal) = (Cluster::default(), open(dir.path()));
+    cluster.state().refuses = Some(too_large);
+    cluster.state().batch = Some(8);
+    let bodies: Vec<String> =
+        (0..100).map(|n| if n % 20 == 7 { format!("LARGE {n}") } else { n.to_string() }).collect();
+    append(&journal, 0, &bodies.iter().map(String::as_str).collect::<Vec<_>>());
     let running = Running::start(&cluster, &journal);
     running.settle();
     running.stop();
-    assert_eq!(conserved(&journal), (64, 0, 0));
-    assert!(cluster.state().commits > 1);
+    assert_eq!(conserved(&journal), (95, 0, 5));
+    let expected: Vec<String> = bodies.into_iter().filter(|body| !body.contains("LARGE")).collect();
+    assert_eq!(cluster.bodies(), expected);
 }
 
 #[test]
