@@ -210,7 +210,8 @@ impl Running {
 
     /// Waits for the journal to fail, by its device or by a fault of this program. Returns only then.
     pub async fn failed(&self) {
-        while self.journal.health() != Health::Poisoned && self.journal.is_sound() {
+        let publishes = || self.publisher.as_ref().is_none_or(|publisher| publisher.is_sound());
+        while self.journal.health() != Health::Poisoned && self.journal.is_sound() && publishes() {
             actix_web::rt::time::sleep(WATCH).await;
             // A full disk may have kept a first start from storing its name. Trying is nothing once it is stored.
             let _ = self.node.store();

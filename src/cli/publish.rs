@@ -77,7 +77,7 @@ async fn watch(held: &Held, publisher: &Publisher, timeout: Option<Duration>) ->
         if stats.reached() >= held.journal.synced() {
             return Ok(End::Empty);
         }
-        if publisher.is_at_end() {
+        if publisher.is_at_end() || !publisher.is_sound() {
             return Ok(End::Hopeless(stats.blocked().unwrap_or("a fault of this program")));
         }
         let now = SystemClock.monotonic();

@@ -27,7 +27,7 @@ pub fn run(config: Config, file: Option<&Path>) -> anyhow::Result<()> {
         };
         let closed = running.stop().await;
         if failed || !closed {
-            bail!("the journal failed; the next start finds out what is on disk");
+            bail!("the journal or the publisher failed; the next start finds out what is on disk");
         }
         tracing::info!("stopped");
         Ok(())

@@ -136,9 +136,9 @@ impl Publisher {
             Box::new(cluster),
             options,
             identity,
-            journal.clone(),
-            stats.clone(),
-            stop_at.clone(),
+            journal,
+            stats,
+            stop_at,
             clock,
             Box::new(move |entry| {
                 if let Some(lane) = &mut lane {
@@ -146,8 +146,19 @@ impl Publisher {
                 }
             }),
         );
+        Publisher::spawn(work)
+    }
+
+    fn spawn(work: Work) -> std::io::Result<Publisher> {
+        let (stats, stop_at, journal) = (work.stats.clone(), work.stop_at.clone(), work.journal.clone());
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(move || work.run())?;
         Ok(Publisher { stats, stop_at, journal, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether the thread does its work or was told to stop. Otherwise it ended by a fault of this program.
+    pub fn is_sound(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stop_at.is_set() || !thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Whether the thread no longer publishes, until a person mends something and starts it anew.

@@ -38,6 +38,10 @@ impl StopAt {
         self.0.store(moment.as_millis() as u64, Ordering::Release);
     }
 
+    pub(super) fn is_set(&self) -> bool {
+        self.get().is_some()
+    }
+
     fn get(&self) -> Option<Duration> {
         Some(self.0.load(Ordering::Acquire)).filter(|ms| *ms != u64::MAX).map(Duration::from_millis)
     }
@@ -167,7 +171,7 @@ impl Work {
     }
 
     fn stopping(&self) -> bool {
-        self.stop_at.get().is_some()
+        self.stop_at.is_set()
     }
 
     /// Waits; `true` if it is time to stop.

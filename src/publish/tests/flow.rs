@@ -167,6 +167,30 @@ fn a_stop_publishes_what_is_left_but_never_waits_for_a_kafka_that_is_away() {
     assert!(SystemClock.monotonic() - begun < PATIENCE / 2);
 }
 
+/// A cluster whose client breaks.
+struct Broken;
+
+impl Sink for Broken {
+    fn connect(&mut self, _: Care) -> Result<Box<dyn Session>, Doubt> {
+        panic!("a fault of this program, for the test");
+    }
+}
+
+#[test]
+fn a_publisher_that_ends_by_a_fault_is_noticed_and_one_that_was_stopped_is_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let mut broken = work(&Cluster::default(), &journal);
+    broken.sink = Box::new(Broken);
+    let publisher = Publisher::spawn(broken).unwrap();
+    until("it is noticed", || !publisher.is_sound());
+    assert!(!publisher.stop(PATIENCE, &SystemClock));
+    let publisher = Publisher::spawn(work(&Cluster::default(), &journal)).unwrap();
+    assert!(publisher.is_sound());
+    assert!(publisher.stop(PATIENCE, &SystemClock));
+    assert!(publisher.is_sound());
+}
+
 /// Flips a bit in the middle of the only segment with records.
 fn damage(dir: &Path) {
     let mut segments: Vec<_> =
