@@ -54,7 +54,13 @@ pub fn wait_blocked(site: &Site, gateway: &Gateway<'_>, cause: &str) {
 /// Waits until this site has published so many more events.
 pub fn wait_published(site: &Site, gateway: &Gateway<'_>, more: u64) {
     let published = || gateway.metric("journal_published_events");
-    let goal = published().expect("it answers") + more as f64;
+    // One that wakes up closes connections, perhaps this one.
+    let mut before = None;
+    wait_for("an answer", site, || {
+        before = published();
+        before.is_some()
+    });
+    let goal = before.expect("it answered") + more as f64;
     wait_for(&format!("{more} more published"), site, || published().is_some_and(|now| now >= goal));
 }
 
