@@ -42,6 +42,8 @@ mod cluster;
 #[cfg(feature = "e2e")]
 mod consumer;
 #[cfg(feature = "e2e")]
+mod delivery;
+#[cfg(feature = "e2e")]
 mod directory;
 #[cfg(feature = "e2e")]
 mod kill_loop;
