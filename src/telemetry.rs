@@ -16,7 +16,8 @@ pub fn start(level: &str, json: bool) {
     let level: LevelFilter = level.parse().unwrap_or(LevelFilter::INFO);
     let logs = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
-    tracing_subscriber::registry().with(logs.with_filter(targets(level))).init();
+    // The filter is for all: one for a layer forgets the next line of a thread after each of `log`'s that it refused.
+    tracing_subscriber::registry().with(targets(level)).with(logs).init();
 }
 
 fn targets(level: LevelFilter) -> Targets {

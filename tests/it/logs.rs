@@ -1,7 +1,7 @@
 //! What the log says, and what no client can make it say.
 
 use super::client::Client;
-use super::gateway::{PIXEL, Site};
+use super::gateway::{PIXEL, Site, free_address, until};
 
 #[test]
 fn no_request_writes_a_line() {
@@ -25,4 +25,16 @@ fn no_request_writes_a_line() {
     let lines: Vec<&str> = said.lines().filter(|line| !line.contains(" INFO pixelgate::")).collect();
     assert_eq!(lines, Vec::<&str>::new());
     assert!(!said.contains("127.0.0.1") && !said.contains("secret-guess"), "{said}");
+}
+
+#[test]
+fn the_publisher_s_own_lines_stand_beside_those_of_its_library() {
+    let nobody = free_address();
+    let site = Site::new(&format!("[kafka]\nbrokers = [\"{nobody}\"]\n"));
+    let gateway = site.start();
+    // Both come from one thread, and the library also says what isn't shown.
+    until("its library is heard", || site.log().contains("librdkafka"));
+    until("the publisher is heard", || site.log().contains("publishing: connecting again"));
+    assert!(site.log().contains(" INFO pixelgate::app: serving"), "{}", site.log());
+    assert_eq!(gateway.stop(), Some(0));
 }
