@@ -17,6 +17,7 @@ use super::cursor::{KafkaCursor, Standing};
 use super::fault::{self, Doubt, Fault};
 use super::sink::{Care, Session, Sink};
 use super::topics::{ASK, make_sure_of};
+use super::within::CALLS;
 use super::{Delivery, Key, Options};
 use crate::journal::{Entry, Journal};
 use crate::record::Position;
@@ -30,6 +31,8 @@ const STEPS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 const SHORT_STEPS: u32 = 200;
 /// Events of an idle client that are looked at in one go.
 const IDLE_EVENTS: usize = 64;
+/// How long a failed connection is asked for its reason.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The library's logs of what its calls return as errors, too; and of properties that are only for producers.
 const TOLD: [&str; 4] = ["TXNERR", "GETPID", "CONFWARN", "FATAL"];
@@ -159,7 +162,7 @@ pub(super) fn key_of<'a>(key: Key, entry: &Entry<'a>, text: &'a mut [u8; 36]) ->
 struct Client {
     options: Options,
     identity: String,
-    producer: BaseProducer<Context>,
+    producer: Arc<BaseProducer<Context>>,
     /// Never subscribes: it reads the cursor and lends its group's name to the transaction.
     consumer: BaseConsumer<Context>,
     context: Context,
@@ -177,7 +180,7 @@ impl Client {
         let consumer: BaseConsumer<Context> =
             consumer.create_with_context(context.clone()).map_err(|error| Doubt::of("consumer", &error))?;
         if let Err(error) = consumer.fetch_metadata(None, ASK) {
-            look_aside(&consumer);
+            look_aside(&consumer, LOOK);
             return Err(context.noted().access.take().unwrap_or_else(|| Doubt::of("connecting", &error)));
         }
         let cluster_id = consumer.client().fetch_cluster_id(ASK).unwrap_or_default();
@@ -253,9 +256,12 @@ impl Client {
     fn send_cursor(&self, standing: &Standing) -> Result<(), Doubt> {
         let no_group = || Doubt::text(Fault::Doubt, "no group metadata".into());
         let group = self.consumer.group_metadata().ok_or_else(no_group)?;
-        self.producer
-            .send_offsets_to_transaction(&self.offsets(standing)?, &group, self.options.transaction_timeout)
-            .map_err(|error| of_cursor("sending the cursor", &error))
+        let (producer, offsets) = (self.producer.clone(), self.offsets(standing)?);
+        let (doing, timeout) = ("sending the cursor", self.options.transaction_timeout);
+        let sent = CALLS.within(timeout + WATCHDOG_GRACE, move || {
+            producer.send_offsets_to_transaction(&offsets, &group, timeout).map_err(|error| of_cursor(doing, &error))
+        });
+        sent.unwrap_or_else(|| Err(Doubt::code(doing, Code::OperationTimedOut).into_fault(Fault::CursorPartition)))
     }
 
     /// Outside of transactions: by the consumer. Bounded by the client's own limits for session and socket.
@@ -362,15 +368,16 @@ impl Session for Client {
     }
 
     fn idle(&mut self) {
-        look_aside(&self.consumer);
+        look_aside(&self.consumer, STEPS.0);
         self.producer.poll(Duration::ZERO);
     }
 }
 
-/// Serves what waits in a consumer's queue: broker errors, of which one more comes with each lost connection.
-fn look_aside(consumer: &BaseConsumer<Context>) {
+/// Serves what waits in a consumer's queue: broker errors, of which one more comes with each lost connection. Within
+/// no time at all a poll serves only the first, which is seldom the one that tells why.
+fn look_aside(consumer: &BaseConsumer<Context>, time: Duration) {
     for _ in 0..IDLE_EVENTS {
-        if consumer.poll(Duration::ZERO).is_none() {
+        if consumer.poll(time).is_none() {
             return;
         }
     }
@@ -383,7 +390,7 @@ fn connect_producer(
     identity: &str,
     context: &Context,
     care: Care,
-) -> Result<BaseProducer<Context>, Doubt> {
+) -> Result<Arc<BaseProducer<Context>>, Doubt> {
     let (timeout, mut config) = (options.transaction_timeout, producer(base, options));
     match care {
         // An operator's own size is taken for small.
@@ -399,7 +406,7 @@ fn connect_producer(
     if options.delivery == Delivery::ExactlyOnce {
         producer.init_transactions(2 * timeout).map_err(|error| Doubt::of("init_transactions", &error))?;
     }
-    Ok(producer)
+    Ok(Arc::new(producer))
 }
 
 /// An error of the calls that go to the group's coordinator.

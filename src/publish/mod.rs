@@ -25,6 +25,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod within;
 mod work;
 
 use std::sync::{Arc, Mutex, PoisonError};

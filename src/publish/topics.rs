@@ -55,8 +55,12 @@ pub(super) fn make_sure_of<C: ClientContext>(
 }
 
 fn exists<C: ClientContext>(topic: &str, client: &Client<C>) -> Result<bool, Doubt> {
-    // Asking for all topics never makes one, as asking for one may.
-    let metadata = client.fetch_metadata(None, ASK).map_err(|error| Doubt::of("metadata", &error))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    Ok(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
+    // Asked by name, a topic that may not be seen is told from one that isn't there; `allow.auto.create.topics` is off.
+    let metadata = client.fetch_metadata(Some(topic), ASK).map_err(|error| Doubt::of("metadata", &error))?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(false) };
+    match found.error().map(|error| Doubt::code(&format!("metadata of topic {topic}"), error.into())) {
+        None => Ok(!found.partitions().is_empty()),
+        Some(doubt) if doubt.fault == Fault::Authorization => Err(doubt),
+        Some(_) => Ok(false),
+    }
 }
