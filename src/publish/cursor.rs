@@ -2,7 +2,8 @@
 //!
 //! Kafka's is committed with the records, so it is the truth about what Kafka has, if it speaks of *this* journal: the
 //! record before it must lie here with the same id, written by the same run. A restored backup, a clone or another
-//! history fails that, and then the local copy counts. The larger of the two is never taken blindly.
+//! history fails that, and then the local copy counts. The larger of the two is never taken blindly: the copy's only
+//! if it tells of a later stay at another topic or cluster, whose records must not be sent again here.
 
 use crate::journal::{Cursor, Held, Journal, ReadError, hex};
 use crate::record::Position;
@@ -57,6 +58,22 @@ impl Standing {
     }
 }
 
+/// Where records go now.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Empty if the cluster doesn't tell.
+    pub cluster_id: &'a str,
+    /// The topic of events.
+    pub events_topic: &'a str,
+}
+
+impl Place<'_> {
+    fn is_left_for(self, local: &Cursor) -> bool {
+        let both_known = !self.cluster_id.is_empty() && !local.cluster_id.is_empty();
+        local.events_topic != self.events_topic || (both_known && local.cluster_id != self.cluster_id)
+    }
+}
+
 /// Where to go on, and what the operator should know of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Choice {
@@ -88,6 +105,7 @@ impl History for Journal {
 pub fn choose(
     kafka: Option<&KafkaCursor>,
     local: Option<&Cursor>,
+    here: Place<'_>,
     history: &impl History,
 ) -> Result<Choice, ReadError> {
     let oldest = history.oldest();
@@ -102,7 +120,12 @@ pub fn choose(
             (local.position, local.incarnation, local.record_id) == (kafka.position, kafka.incarnation, kafka.record_id)
         }),
     };
-    Ok(if borne_out {
+    let later = local.filter(|local| local.position > kafka.position && here.is_left_for(local));
+    Ok(if let Some(later) = later.filter(|_| borne_out) {
+        let notice =
+            "the cursor in Kafka is from before records went to another topic or cluster; going on behind those";
+        Choice { position: later.position.max(oldest), notice: Some(notice) }
+    } else if borne_out {
         Choice { position: kafka.position.max(oldest), notice: None }
     } else {
         let notice = "the cursor in Kafka speaks of records that this journal does not hold (a restored backup, or a \
@@ -123,6 +146,7 @@ mod tests {
     }
 
     const RUN: [u8; 16] = [1; 16];
+    const HERE: Place<'_> = Place { cluster_id: "here", events_topic: "events" };
 
     fn id(number: u64) -> [u8; 16] {
         u128::from(number).to_be_bytes()
@@ -148,8 +172,8 @@ mod tests {
             position: Position(position),
             incarnation: RUN,
             record_id: id(position - 1),
-            cluster_id: String::new(),
-            events_topic: String::new(),
+            cluster_id: HERE.cluster_id.into(),
+            events_topic: HERE.events_topic.into(),
             rejected_topic: String::new(),
             mode: String::new(),
         }
@@ -159,7 +183,7 @@ mod tests {
     fn only_what_the_journal_bears_out_is_believed() {
         let history = Range { oldest: 10, end: 100 };
         let check = |kafka: Option<KafkaCursor>, local: Option<Cursor>, position: u64, told: bool| {
-            let choice = choose(kafka.as_ref(), local.as_ref(), &history).unwrap();
+            let choice = choose(kafka.as_ref(), local.as_ref(), HERE, &history).unwrap();
             assert_eq!((choice.position.0, choice.notice.is_some()), (position, told), "{kafka:?} {local:?}");
         };
         check(None, None, 10, false);
@@ -175,6 +199,16 @@ mod tests {
         check(Some(kafka(160, RUN)), None, 10, true);
         check(Some(kafka(10, RUN)), Some(local(10)), 10, false);
         check(Some(kafka(5, RUN)), Some(local(20)), 20, true);
+        // Back from another topic or cluster: only what went there is passed over, and only if it is known to have.
+        for (cluster_id, events_topic, position) in
+            [("there", "events", 50), ("here", "others", 50), ("", "events", 40), ("here", "events", 40)]
+        {
+            let elsewhere =
+                |end| Cursor { cluster_id: cluster_id.into(), events_topic: events_topic.into(), ..local(end) };
+            check(Some(kafka(40, RUN)), Some(elsewhere(50)), position, position == 50);
+            check(Some(kafka(60, RUN)), Some(elsewhere(50)), 60, false);
+            check(None, Some(elsewhere(50)), 50, false);
+        }
     }
 
     #[test]

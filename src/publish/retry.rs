@@ -55,7 +55,7 @@ impl Work {
     pub(super) fn retry(mut self) -> Result<Retried, Doubt> {
         let mut client = self.sink.connect(Care::Small)?;
         let standing = client.standing()?;
-        let at = self.begin_at(standing.as_ref())?;
+        let at = self.begin_at(standing.as_ref(), client.cluster_id())?;
         let cursor = self.cursor_at(at, standing.map(|standing| standing.cursor));
         let all = parked::positions(self.journal.data_dir()).map_err(|error| disk(&error))?;
         let mut chunks: Vec<Vec<Position>> = all.chunks(TOGETHER).rev().map(<[Position]>::to_vec).collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Options;
 use super::ahead::Ahead;
-use super::cursor::{self, Choice, KafkaCursor, Standing};
+use super::cursor::{self, Choice, KafkaCursor, Place, Standing};
 use super::fault::{Doubt, Fault};
 use super::parked;
 use super::refusal::Caution;
@@ -197,7 +197,7 @@ impl Work {
             );
             return Ok(End::Blocked(Cause::Fenced));
         }
-        let at = self.begin_at(standing.as_ref())?;
+        let at = self.begin_at(standing.as_ref(), client.cluster_id())?;
         let behind = self.journal.cursor().is_none_or(|local| local.position != at);
         if let Some(kafka) = kafka.filter(|kafka| behind && kafka.position == at) {
             // As after a crash between commit and copy: else figures would call published what is pending.
@@ -218,9 +218,10 @@ impl Work {
     }
 
     /// Where to go on; brings `parked` in line with it.
-    pub(super) fn begin_at(&mut self, standing: Option<&Standing>) -> Result<Position, Doubt> {
+    pub(super) fn begin_at(&mut self, standing: Option<&Standing>, cluster_id: &str) -> Result<Position, Doubt> {
         let kafka = standing.map(|standing| &standing.cursor);
-        let Choice { position, notice } = cursor::choose(kafka, self.journal.cursor().as_ref(), &self.journal)
+        let here = Place { cluster_id, events_topic: &self.options.events_topic };
+        let Choice { position, notice } = cursor::choose(kafka, self.journal.cursor().as_ref(), here, &self.journal)
             .map_err(|error| Doubt::journal(&error))?;
         match notice {
             Some(notice) => tracing::warn!(%position, "publishing: {notice}"),
