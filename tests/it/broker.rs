@@ -53,10 +53,16 @@ impl Broker {
 
     /// As `start`; `prepare` may put files into the broker's directory first.
     pub fn prepared(extra: &str, prepare: impl FnOnce(&Path)) -> Broker {
+        let mut broker = Broker::formatted(extra, prepare);
+        broker.restart();
+        broker
+    }
+
+    /// As `prepared`, and not yet started: one of several that start together.
+    pub fn formatted(extra: &str, prepare: impl FnOnce(&Path)) -> Broker {
         let root = tempfile::Builder::new().prefix("kafka-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         prepare(root.path());
-        let mut broker =
-            Broker { root, address: free_address(), detour: (free_address(), free_address()), process: None };
+        let broker = Broker { root, address: free_address(), detour: (free_address(), free_address()), process: None };
         let controller = free_address();
         let (address, (detour, advertised), logs) = (broker.address, broker.detour, broker.root.path().join("logs"));
         let extra = extra.replace("{address}", &address.to_string()).replace("{controller}", &controller.to_string());
@@ -79,13 +85,17 @@ impl Broker {
         let format = ["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c"];
         let output = java("kafka.tools.StorageTool").args(format).arg(broker.properties()).output().expect(INSTALL);
         assert!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr));
-        broker.restart();
         broker
     }
 
     /// `host:port` for `kafka.brokers`.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Its own directory.
+    pub fn root(&self) -> &Path {
+        self.root.path()
     }
 
     /// What a proxy needs so that a client goes through it for everything: (where it forwards to, where it listens).
@@ -114,9 +124,20 @@ impl Broker {
         process.wait().unwrap();
     }
 
+    /// SIGTERM: it hands over what it leads, and ends.
+    pub fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        self.process.take().expect("it runs").wait().unwrap();
+    }
+
     /// Starts it on the data that is there, and waits until it answers.
     pub fn restart(&mut self) {
         self.launch();
+        self.wait();
+    }
+
+    /// Waits until it answers.
+    pub fn wait(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address());

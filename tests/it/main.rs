@@ -38,6 +38,8 @@ mod backlog;
 #[cfg(feature = "e2e")]
 mod broker;
 #[cfg(feature = "e2e")]
+mod choices;
+#[cfg(feature = "e2e")]
 mod cluster;
 #[cfg(feature = "e2e")]
 mod consumer;
@@ -59,3 +61,7 @@ mod proxy;
 mod refusal;
 #[cfg(feature = "e2e")]
 mod scene;
+#[cfg(feature = "e2e")]
+mod secure;
+#[cfg(feature = "e2e")]
+mod trio;

@@ -20,6 +20,9 @@ fn refuse_and_allow(topic: &str, cause: &str, refuse: impl FnOnce(&Broker, &Site
     refuse(&broker, &site);
     wait_blocked(&site, &gateway, cause);
     load.wait_for(100);
+    // It has the same name after some more tries, however each of them fails.
+    thread::sleep(Duration::from_secs(3));
+    wait_blocked(&site, &gateway, cause);
     allow(&broker, &site);
     wait_published(&site, &gateway, 100);
     let ledger = load.finish();
@@ -135,4 +138,19 @@ fn a_topic_that_is_hidden_is_a_matter_of_rights() {
             broker.allow_all(rule);
         },
     );
+}
+
+#[test]
+fn a_topic_that_may_not_be_made_is_waited_for() {
+    let (broker, topic) = (Broker::shared(), "refused.unknown");
+    let site = scene::site(&broker.address(), topic, "");
+    site.reconfigure("partitions = 3", "partitions = 3\nreplication_factor = 3"); // there is one broker
+    let gateway = site.start();
+    let load = visitors(&site, "");
+    wait_blocked(&site, &gateway, "unknown_topic");
+    broker.create_topic(topic, 2, &[]);
+    wait_published(&site, &gateway, 50);
+    let ledger = load.finish();
+    assert_unnoticed(&ledger);
+    assert_exactly_once(&broker, topic, &site, gateway, &ledger);
 }
