@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -214,9 +214,10 @@ pub fn output(mut command: Command) -> Output {
     output
 }
 
-/// The program under test, without the environment's own settings.
+/// The program under test, or the one that `PIXELGATE_TEST_BINARY` names, without the environment's own settings.
 pub fn binary() -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_pixelgate")));
+    let built = || env!("CARGO_BIN_EXE_pixelgate").into();
+    let mut command = Command::new(std::env::var_os("PIXELGATE_TEST_BINARY").unwrap_or_else(built));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PIXELGATE_") {
             command.env_remove(name);
