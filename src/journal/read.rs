@@ -125,7 +125,12 @@ pub struct Reader {
     distrust: bool,
     /// Where the last damage begins in its segment.
     damaged_offset: u64,
+    /// Buffers of batches that were given back, for the next ones.
+    spares: Vec<Vec<u8>>,
 }
+
+/// Buffers kept for further batches: as many as a transaction of the longest batches has in hand.
+const SPARES: usize = 3;
 
 /// A batch's head and where its payload lies.
 struct Step {
@@ -156,6 +161,7 @@ impl Reader {
             trusted: None,
             distrust: false,
             damaged_offset: 0,
+            spares: Vec::new(),
         }
     }
 
@@ -196,6 +202,14 @@ impl Reader {
                 }
                 Walk::End => return Ok(Next::End),
             }
+        }
+    }
+
+    /// Takes back a batch that is no longer needed, so that its memory serves the next: a backlog would otherwise make
+    /// and free megabytes for each, and an allocator keeps what was freed.
+    pub fn recycle(&mut self, batch: Batch) {
+        if self.spares.len() < SPARES {
+            self.spares.push(batch.payload);
         }
     }
 
@@ -373,7 +387,10 @@ impl Reader {
             .window
             .get(&*open.file, offset, header.payload_bytes as usize)
             .map_err(|source| ReadError { segment: segment::segment_name(open.segment.seq), source })?;
-        Ok(bytes.to_vec())
+        let mut payload = self.spares.pop().unwrap_or_default();
+        payload.clear();
+        payload.extend_from_slice(bytes);
+        Ok(payload)
     }
 
     /// Names what is unreadable up to the next batch, or to the end of the segment, and stands behind it.

@@ -87,7 +87,9 @@ impl Ahead {
     pub(super) fn pass(&mut self, position: Position) {
         self.at = position;
         while self.batches.front().is_some_and(|batch| batch.next() <= position) {
-            self.batches.pop_front();
+            if let Some(batch) = self.batches.pop_front() {
+                self.reader.recycle(batch);
+            }
         }
     }
 }
