@@ -1,6 +1,6 @@
 //! SIGTERM: a clean drain in the contract's order, within its deadline, with nothing acknowledged left behind.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,7 +110,13 @@ fn one_timeout_holds_for_all_steps_together() {
     let target = format!("/offsite_event.php?id={PIXEL}");
     assert_eq!(client.get(&target).unwrap().status, 200);
     let head = format!("POST {target} HTTP/1.1\r\nHost: gateway.test\r\nContent-Type: text/plain\r\n");
-    client.send(format!("{head}Content-Length: 100\r\n\r\nvalue=").as_bytes()).unwrap();
+    let mut endless = TcpStream::connect(site.public).unwrap();
+    endless.write_all(format!("{head}Expect: 100-continue\r\nContent-Length: 100\r\n\r\n").as_bytes()).unwrap();
+    // Its go-ahead says that the gateway has the request in hand.
+    let mut answer = [0; 12];
+    endless.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    endless.write_all(b"value=").unwrap();
     let asked = Instant::now();
     assert_eq!(gateway.stop(), Some(0), "{}", site.log());
     let took = asked.elapsed();
