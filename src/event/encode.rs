@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::IpAddr;
 
+use super::parse::lossy;
 use super::privacy::{self, Options};
 use super::{Client, Event, RawEvent, Refusal, Warning, raw};
 use crate::pixel::{MAX_DIGITS, Pixel};
@@ -119,11 +120,6 @@ impl<'a> Members<'a> {
 
 fn header_text(value: &[u8]) -> Cow<'_, str> {
     lossy(&value[..value.len().min(MAX_HEADER_BYTES)])
-}
-
-/// As `String::from_utf8_lossy`, whose search for bad bytes is slow on good ones.
-fn lossy(bytes: &[u8]) -> Cow<'_, str> {
-    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// A JSON string. Bytes that need no escape are copied in runs, eight looked at in one step.

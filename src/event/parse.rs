@@ -71,11 +71,7 @@ impl<'a> Pairs<'a> {
 
     fn text(&mut self, bytes: Cow<'a, [u8]>) -> Cow<'a, str> {
         let text = match bytes {
-            // Not `from_utf8_lossy` at once: its search for bad bytes is slow on good ones.
-            Cow::Borrowed(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => return Cow::Borrowed(text),
-                Err(_) => String::from_utf8_lossy(bytes),
-            },
+            Cow::Borrowed(bytes) => lossy(bytes),
             Cow::Owned(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => return Cow::Owned(text),
                 Err(error) => Cow::Owned(String::from_utf8_lossy(error.as_bytes()).into_owned()),
@@ -130,6 +126,11 @@ impl<'a> Pairs<'a> {
         }
         Ok(())
     }
+}
+
+/// As `String::from_utf8_lossy`, whose search for bad bytes is slow on good ones.
+pub(super) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// A form's name or value as it was before it was encoded. A `%` without two hexadecimal digits stands for itself.
