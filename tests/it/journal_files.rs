@@ -15,9 +15,9 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/journal-v1")
 }
 
-/// A site whose journal is a copy of the fixture.
+/// A site whose journal is a copy of the fixture, and whose records don't expire however long ago it was made.
 fn site() -> Site {
-    let site = Site::new("");
+    let site = Site::new("[journal]\nretention = \"3650d\"\n");
     let journal = site.data().join("journal");
     fs::create_dir_all(&journal).unwrap();
     for (name, bytes) in files(&fixture().join("journal")) {
