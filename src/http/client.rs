@@ -48,11 +48,12 @@ impl Proxies {
         self.find(head.peer_addr.map(|peer| peer.ip()), &head.headers)
     }
 
-    fn find(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Visitor {
+    /// The same of a peer and its `X-Forwarded-For`.
+    pub(super) fn find(&self, peer: Option<IpAddr>, forwarded: &impl Forwarded) -> Visitor {
         let peer = peer.map(|ip| ip.to_canonical());
         let own = Visitor { ip: peer, is_own: true };
         let Some(trusted) = &self.trusted else {
-            if !headers.contains_key(X_FORWARDED_FOR) {
+            if forwarded.lines() == 0 {
                 return own;
             }
             self.untrusted_requests.fetch_add(1, Ordering::Relaxed);
@@ -66,9 +67,36 @@ impl Proxies {
             return Visitor { is_own: false, ..own };
         };
         match peer {
-            Some(peer) if is_in(trusted, peer) => Visitor { ip: Some(walk(trusted, peer, headers)), is_own: true },
+            Some(peer) if is_in(trusted, peer) => Visitor { ip: Some(walk(trusted, peer, forwarded)), is_own: true },
             _ => own,
         }
+    }
+}
+
+/// The lines of `X-Forwarded-For`, in their order.
+pub(super) trait Forwarded {
+    fn lines(&self) -> usize;
+    /// Of an index below `lines`.
+    fn line(&self, index: usize) -> &[u8];
+}
+
+impl Forwarded for HeaderMap {
+    fn lines(&self) -> usize {
+        self.get_all(X_FORWARDED_FOR).count()
+    }
+
+    fn line(&self, index: usize) -> &[u8] {
+        self.get_all(X_FORWARDED_FOR).nth(index).map_or(&b""[..], HeaderValue::as_bytes)
+    }
+}
+
+impl Forwarded for Option<&[u8]> {
+    fn lines(&self) -> usize {
+        usize::from(self.is_some())
+    }
+
+    fn line(&self, _: usize) -> &[u8] {
+        self.unwrap_or_default()
     }
 }
 
@@ -77,14 +105,12 @@ fn is_in(nets: &[IpNet], ip: IpAddr) -> bool {
 }
 
 /// From a trusted peer to the first address that is not trusted, or as far as the addresses go.
-fn walk(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+fn walk(trusted: &[IpNet], peer: IpAddr, forwarded: &impl Forwarded) -> IpAddr {
     let mut last = peer;
     let mut hops = 0;
     // Several lines are one list, in their order. There are few: the parser refuses more than 96 lines in all.
-    let lines = headers.get_all(X_FORWARDED_FOR).count();
-    for index in (0..lines).rev() {
-        let line = headers.get_all(X_FORWARDED_FOR).nth(index).map_or(&b""[..], HeaderValue::as_bytes);
-        for hop in line.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+    for index in (0..forwarded.lines()).rev() {
+        for hop in forwarded.line(index).rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             hops += 1;
             if hops > MAX_HOPS {
                 return last;

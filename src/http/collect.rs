@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::RequestHead;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::body::{self, Fault};
-use super::client::Proxies;
+use super::client::{Proxies, Visitor};
+use super::facts::Facts;
 use super::reply::Shape;
 use crate::event::rejection::Rejection;
 use crate::event::{Body, Client, RawEvent, Refusal, Warnings};
@@ -123,8 +124,9 @@ fn tag() -> HttpResponse {
 async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     let begun = SystemClock.monotonic();
     let head = request.head();
-    let shape = Shape::of(&head.method, &head.headers);
-    let reply = match offer(worker, request, begun, payload).await {
+    let facts = Facts::of(&head.headers);
+    let shape = Shape::of(&head.method, &facts);
+    let reply = match offer(worker, request, &facts, begun, payload).await {
         Ok(Told::Ignored(warnings)) => shape.accepted(None, warnings),
         Ok(Told::Accepted(id, warnings)) => shape.accepted(Some(id), warnings),
         Ok(Told::Preflight) => shape.preflight(),
@@ -148,25 +150,14 @@ enum Told {
 async fn offer(
     worker: &Worker,
     request: &HttpRequest,
+    facts: &Facts<'_>,
     begun: Duration,
     mut payload: web::Payload,
 ) -> Result<Told, Denied> {
     let head = request.head();
-    let visitor = worker.proxies.visitor(request);
-    if let (Some(ip), true) = (visitor.ip, visitor.is_own) {
-        worker.ingest.admit(ip, begun)?;
-    }
-    let bytes = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-    let client = Client {
-        ip: visitor.ip,
-        user_agent: bytes(header::USER_AGENT),
-        referer: bytes(header::REFERER),
-        cookie: bytes(header::COOKIE),
-        gpc: head.headers.get("sec-gpc").is_some_and(|value| value == "1"),
-    };
+    let client = worker.admit(worker.proxies.visitor(request), facts, begun)?;
     let query = request.query_string().as_bytes();
-    let prefetch = [head.headers.get("sec-purpose"), head.headers.get("purpose")].into_iter().flatten();
-    let counts = head.method != Method::HEAD && !prefetch.into_iter().any(is_prefetch);
+    let counts = head.method != Method::HEAD && !facts.is_prefetch;
     // Held until the record has taken over, so that nothing is ever in flight uncounted.
     let mut room = worker.inflight.body();
     let read = match (worker.bounds.check(head), &head.method) {
@@ -179,24 +170,48 @@ async fn offer(
         (Ok(()), _) => Err(Rejection::MethodNotAllowed),
     };
     // From here to the receipt nothing waits: the request is rejected now or enqueued now.
-    let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, &head.headers));
-    let raw = RawEvent { query, body: *read.as_ref().unwrap_or(&Body::None) };
-    let offered = read.map_err(Denied::from).and_then(|_| worker.ingest.offer(raw, &client, counts));
-    if let (Err(denied), true) = (&offered, counts) {
-        worker.refused(denied.refusal, &raw, &client);
-    }
+    let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, facts.content_type));
+    let offered = worker.decide(query, read, &client, counts);
     drop(room);
     match offered? {
-        Outcome::Ignored(warnings) => {
-            worker.metrics.ignored();
-            worker.metrics.warned(warnings);
-            Ok(Told::Ignored(warnings))
-        }
+        Outcome::Ignored(warnings) => Ok(Told::Ignored(warnings)),
         Outcome::Accepted(accepted) => {
-            worker.metrics.warned(accepted.warnings);
             accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
             Ok(Told::Accepted(accepted.id, accepted.warnings))
         }
+    }
+}
+
+impl Worker {
+    /// Whether a visitor may ask at all, and what is known of it.
+    pub(super) fn admit<'a>(&self, visitor: Visitor, facts: &Facts<'a>, now: Duration) -> Result<Client<'a>, Denied> {
+        if let (Some(ip), true) = (visitor.ip, visitor.is_own) {
+            self.ingest.admit(ip, now)?;
+        }
+        let Facts { user_agent, referer, cookie, gpc, .. } = *facts;
+        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, gpc })
+    }
+
+    /// The one step in which a request is rejected or enqueued, counted as what it is.
+    pub(super) fn decide(
+        &self,
+        query: &[u8],
+        read: Result<Body<'_>, Rejection>,
+        client: &Client<'_>,
+        counts: bool,
+    ) -> Result<Outcome, Denied> {
+        let raw = RawEvent { query, body: *read.as_ref().unwrap_or(&Body::None) };
+        let offered = read.map_err(Denied::from).and_then(|_| self.ingest.offer(raw, client, counts));
+        match &offered {
+            Err(denied) if counts => self.refused(denied.refusal, &raw, client),
+            Err(_) => {}
+            Ok(Outcome::Ignored(warnings)) => {
+                self.metrics.ignored();
+                self.metrics.warned(*warnings);
+            }
+            Ok(Outcome::Accepted(accepted)) => self.metrics.warned(accepted.warnings),
+        }
+        offered
     }
 }
 
@@ -223,17 +238,15 @@ fn reason_of(fault: Fault) -> Rejection {
     }
 }
 
-fn is_prefetch(value: &HeaderValue) -> bool {
-    memchr::memmem::find(value.as_bytes(), b"prefetch").is_some()
-}
-
 /// What a body is read as, by its media type.
-fn read_as<'a>(body: &'a [u8], headers: &'a HeaderMap) -> Result<Body<'a>, Rejection> {
+pub(super) fn read_as<'a>(body: &'a [u8], content_type: Option<&'a [u8]>) -> Result<Body<'a>, Rejection> {
     if body.is_empty() {
         return Ok(Body::None);
     }
-    let content_type = headers.get(header::CONTENT_TYPE).map_or(Ok(""), HeaderValue::to_str);
-    let content_type = content_type.map_err(|_| Rejection::UnsupportedMediaType)?;
+    let content_type = content_type.unwrap_or_default();
+    let is_text = content_type.iter().all(|byte| matches!(byte, b'\t' | 0x20..0x7F));
+    let content_type = std::str::from_utf8(content_type).ok().filter(|_| is_text);
+    let content_type = content_type.ok_or(Rejection::UnsupportedMediaType)?;
     let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     match kind.trim().to_ascii_lowercase().as_str() {
         "application/x-www-form-urlencoded" => Ok(Body::Form(body)),

@@ -4,6 +4,7 @@ pub mod body;
 pub mod client;
 pub mod collect;
 pub mod door;
+mod facts;
 mod head;
 pub mod management;
 pub mod ops;

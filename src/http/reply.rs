@@ -2,10 +2,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue, HttpDate};
+use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
+use super::facts::Facts;
 use crate::event::Warnings;
 use crate::event::encode::id_text;
 use crate::event::rejection::Rejection;
@@ -25,24 +26,21 @@ const EXPOSED: &str =
     "X-Pixelgate-Record-Id, X-Pixelgate-Reason, X-Pixelgate-Warning, Retry-After, RateLimit, RateLimit-Policy";
 
 /// What of the request shapes the reply. Borrowed: most of it matters to few replies only.
+#[derive(Clone, Copy)]
 pub struct Shape<'a> {
-    method: &'a Method,
-    headers: &'a HeaderMap,
+    is_image: bool,
+    accept: &'a [u8],
+    origin: Option<&'a [u8]>,
 }
 
 impl<'a> Shape<'a> {
     /// From a request's head.
-    pub fn of(method: &'a Method, headers: &'a HeaderMap) -> Shape<'a> {
-        Shape { method, headers }
-    }
-
-    fn is_image(&self) -> bool {
-        matches!(*self.method, Method::GET | Method::HEAD)
-    }
-
-    fn wants_json(&self) -> bool {
-        let accept = self.headers.get(header::ACCEPT).map_or(&b""[..], HeaderValue::as_bytes);
-        wants_json(accept)
+    pub(super) fn of(method: &Method, facts: &Facts<'a>) -> Shape<'a> {
+        Shape {
+            is_image: matches!(*method, Method::GET | Method::HEAD),
+            accept: facts.accept.unwrap_or_default(),
+            origin: facts.origin,
+        }
     }
 
     /// What every reply of an event route carries.
@@ -57,9 +55,9 @@ impl<'a> Shape<'a> {
             ))
             .insert_header((HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")))
             .insert_header((header::VARY, HeaderValue::from_static("Origin")));
-        if let Some(origin) = self.headers.get(header::ORIGIN) {
+        if let Some(Ok(origin)) = self.origin.map(HeaderValue::from_bytes) {
             reply
-                .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone()))
+                .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin))
                 .insert_header((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")))
                 .insert_header((header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED)));
         }
@@ -68,7 +66,7 @@ impl<'a> Shape<'a> {
 
     /// 2xx: the event is in the journal, or is none (`id` absent).
     pub fn accepted(&self, id: Option<[u8; 16]>, warnings: Warnings) -> HttpResponse {
-        let status = if self.is_image() { StatusCode::OK } else { StatusCode::NO_CONTENT };
+        let status = if self.is_image { StatusCode::OK } else { StatusCode::NO_CONTENT };
         let mut reply = self.begin(status);
         if let Some(Ok(id)) = id.map(|id| HeaderValue::from_bytes(&id_text(id))) {
             reply.insert_header((RECORD_ID, id));
@@ -81,7 +79,7 @@ impl<'a> Shape<'a> {
     }
 
     fn image_or_nothing(&self, mut reply: HttpResponseBuilder) -> HttpResponse {
-        if self.is_image() {
+        if self.is_image {
             reply.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("image/gif"))).body(&GIF[..])
         } else {
             reply.finish()
@@ -116,7 +114,7 @@ impl<'a> Shape<'a> {
         if rejection == Rejection::MethodNotAllowed {
             reply.insert_header((header::ALLOW, "GET, HEAD, POST, OPTIONS"));
         }
-        if self.is_image() && !self.wants_json() {
+        if self.is_image && !wants_json(self.accept) {
             return self.image_or_nothing(reply);
         }
         reply

@@ -83,16 +83,30 @@ struct Local {
     events: u32,
     /// Number of the hand-over being filled.
     number: u64,
-    waiters: VecDeque<(u64, Waker)>,
+    waiters: VecDeque<(u64, Waiter)>,
     driver: Option<Waker>,
+}
+
+/// Who waits for a hand-over.
+enum Waiter {
+    Task(Waker),
+    Told(Rc<dyn Told>),
+}
+
+/// Is told what became of a record, in place of a task that waits for its receipt.
+pub trait Told {
+    /// Called once, on the worker's own thread. All records of a commit are told about in one go.
+    fn told(self: Rc<Self>, outcome: Result<(), Lost>);
 }
 
 /// One worker's way into the journal. Not `Send`: each worker makes its own.
 #[derive(Clone)]
-pub struct Appender {
+pub struct Appender(Rc<Inner>);
+
+struct Inner {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-    local: Rc<RefCell<Local>>,
+    local: RefCell<Local>,
 }
 
 impl Appender {
@@ -100,7 +114,7 @@ impl Appender {
     pub fn new(shared: Arc<Shared>) -> (Appender, Driver) {
         let local =
             Local { payload: Vec::new(), records: 0, events: 0, number: 1, waiters: VecDeque::new(), driver: None };
-        let appender = Appender { shared, slot: Arc::new(Slot::new()), local: Rc::new(RefCell::new(local)) };
+        let appender = Appender(Rc::new(Inner { shared, slot: Arc::new(Slot::new()), local: RefCell::new(local) }));
         let driver = Driver { appender: appender.clone(), yielded: false };
         (appender, driver)
     }
@@ -109,15 +123,16 @@ impl Appender {
     ///
     /// The room is reserved before this returns. Dropping the receipt changes nothing: the record is written.
     pub fn append(&self, head: Head, key: &[u8], encode: impl FnOnce(&mut Vec<u8>)) -> Result<Receipt, Refused> {
-        self.shared.admit()?;
-        let mut local = self.local.borrow_mut();
+        let Inner { shared, local, .. } = &*self.0;
+        shared.admit()?;
+        let mut local = local.borrow_mut();
         let start = local.payload.len();
         let bytes = frame::push_record(&mut local.payload, head, key, encode);
         let refused = if bytes > MAX_RECORD_BYTES {
             Some(Refused::TooLarge)
         } else {
             // A batch header for each is more than will be needed: commits carry many.
-            self.shared.reserve((bytes + BATCH_HEADER_BYTES) as u64).err()
+            shared.reserve((bytes + BATCH_HEADER_BYTES) as u64).err()
         };
         if let Some(refused) = refused {
             local.payload.truncate(start);
@@ -133,14 +148,15 @@ impl Appender {
 
     /// Hands over what the worker has, without waiting for the end of its tick.
     pub fn flush(&self) {
-        let mut local = self.local.borrow_mut();
+        let Inner { shared, slot, local } = &*self.0;
+        let mut local = local.borrow_mut();
         if local.records == 0 {
             return;
         }
         let number = local.number;
         local.number += 1;
         let (records, events) = (std::mem::take(&mut local.records), std::mem::take(&mut local.events));
-        self.shared.hand_over(&local.payload, records, events, &self.slot, number);
+        shared.hand_over(&local.payload, records, events, slot, number);
         local.payload.clear();
         // A burst must not hold its memory for ever.
         if local.payload.capacity() > Queue::KEEP_BYTES {
@@ -148,14 +164,20 @@ impl Appender {
         }
     }
 
-    fn wake_done(&self) {
-        let mut local = self.local.borrow_mut();
-        while let Some((number, _)) = local.waiters.front() {
-            if self.slot.outcome(*number).is_none() {
-                break;
-            }
-            if let Some((_, waker)) = local.waiters.pop_front() {
-                waker.wake();
+    /// Tells all whose commit is done.
+    fn tell_done(&self) {
+        let Inner { slot, local, .. } = &*self.0;
+        loop {
+            // Not borrowed while somebody is told: what they do next may be another record.
+            let mut borrowed = local.borrow_mut();
+            let Some((number, _)) = borrowed.waiters.front() else { return };
+            let Some(outcome) = slot.outcome(*number) else { return };
+            let waiter = borrowed.waiters.pop_front();
+            drop(borrowed);
+            match waiter {
+                Some((_, Waiter::Task(waker))) => waker.wake(),
+                Some((_, Waiter::Told(told))) => told.told(outcome),
+                None => return,
             }
         }
     }
@@ -167,16 +189,25 @@ pub struct Receipt {
     appender: Appender,
 }
 
+impl Receipt {
+    /// Has somebody told in place of waiting: by the worker's driver, after the task that appended has returned to its
+    /// executor. To be called by that task before it does.
+    pub fn tell(self, told: Rc<dyn Told>) {
+        self.appender.0.local.borrow_mut().waiters.push_back((self.number, Waiter::Told(told)));
+    }
+}
+
 impl Future for Receipt {
     type Output = Result<(), Lost>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(outcome) = self.appender.slot.outcome(self.number) {
+        if let Some(outcome) = self.appender.0.slot.outcome(self.number) {
             return Poll::Ready(outcome);
         }
         // Polled again while waiting (its connection had other news): a second entry wakes once too often, no more.
         // Entries are bounded by such polls within one commit.
-        self.appender.local.borrow_mut().waiters.push_back((self.number, context.waker().clone()));
+        let waiter = Waiter::Task(context.waker().clone());
+        self.appender.0.local.borrow_mut().waiters.push_back((self.number, waiter));
         Poll::Pending
     }
 }
@@ -191,9 +222,9 @@ impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.appender.slot.waker.register(context.waker());
+        self.appender.0.slot.waker.register(context.waker());
         let filled = {
-            let mut local = self.appender.local.borrow_mut();
+            let mut local = self.appender.0.local.borrow_mut();
             if local.driver.as_ref().is_none_or(|driver| !driver.will_wake(context.waker())) {
                 local.driver = Some(context.waker().clone());
             }
@@ -207,7 +238,7 @@ impl Future for Driver {
             self.yielded = false;
             self.appender.flush();
         }
-        self.appender.wake_done();
+        self.appender.tell_done();
         Poll::Pending
     }
 }

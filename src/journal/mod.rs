@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use append::{Appender, Driver, Lost, Receipt, Refused};
+pub use append::{Appender, Driver, Lost, Receipt, Refused, Told};
 use books::{Books, Counts};
 use commit::{Committer, Common, Pace};
 pub use cursor::Cursor;
