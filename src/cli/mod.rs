@@ -4,6 +4,7 @@ pub mod check;
 pub mod journal;
 pub mod parked;
 mod publish;
+pub mod registry;
 pub mod serve;
 pub mod token;
 
@@ -47,6 +48,9 @@ enum Command {
     /// Management tokens of the local registry.
     #[command(subcommand)]
     Token(Token),
+    /// The local registry: what was changed and by whom, and copies of it.
+    #[command(subcommand)]
+    Registry(registry::Command),
 }
 
 #[derive(Subcommand)]
@@ -116,6 +120,7 @@ fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Pat
         Command::Config => Ok(out.write_all(config.to_toml().as_bytes())?),
         Command::Journal(command) => journal::run(&command, &config, &mut out),
         Command::Parked(command) => parked::run(&command, &config, &mut out),
+        Command::Registry(command) => registry::run(&command, &config, &mut out),
         Command::Token(Token::Create(new)) => {
             let grant = Grant { name: new.name, ad_accounts: new.ad_accounts, read_only: new.read_only };
             token::create(&config.data_dir, &grant, SystemClock.now(), &mut out)

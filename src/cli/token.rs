@@ -7,12 +7,18 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
+use crate::registry::audit::By;
 use crate::registry::tokens::{self, Grant};
 use crate::time::Timestamp;
 
+/// The audit log names the user of a command.
+fn by_user() -> By<'static> {
+    By::user(rustix::process::getuid().as_raw())
+}
+
 /// Makes a token and prints it: the only time that it can be seen.
 pub fn create(data_dir: &Path, grant: &Grant, now: Timestamp, out: &mut impl Write) -> anyhow::Result<()> {
-    let token = tokens::create(data_dir, grant, now)?;
+    let token = tokens::create(data_dir, grant, &by_user(), now)?;
     writeln!(out, "{token}").context("the token was made but could not be printed: revoke it")?;
     out.flush().context("the token was made but could not be printed: revoke it")
 }
@@ -34,7 +40,7 @@ pub fn list(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
 
 /// Revokes the token of a name.
 pub fn revoke(data_dir: &Path, name: &str, now: Timestamp, out: &mut impl Write) -> anyhow::Result<()> {
-    if !tokens::revoke(data_dir, name, now)? {
+    if !tokens::revoke(data_dir, name, &by_user(), now)? {
         bail!("no token named {name:?} is in force; `pixelgate token list` shows them");
     }
     writeln!(out, "revoked {name}")?;

@@ -78,11 +78,12 @@ impl Directory {
         Directory { entries, index }
     }
 
-    /// Whether an ad account already has a pixel of exactly this name.
-    pub(super) fn name_taken(&self, ad_account: &str, name: &str) -> bool {
-        self.entries.iter().any(|entry| {
-            entry.pixel.ad_account_id.as_deref() == Some(ad_account) && entry.pixel.name.as_deref() == Some(name)
-        })
+    /// The pixel of an ad account that has exactly this name. Archived ones leave theirs to others.
+    pub(super) fn named(&self, ad_account: &str, name: &str) -> Option<PixelId> {
+        let has = |pixel: &Pixel| {
+            !pixel.archived && pixel.ad_account_id.as_deref() == Some(ad_account) && pixel.name.as_deref() == Some(name)
+        };
+        self.entries.iter().find(|entry| has(&entry.pixel)).map(|entry| entry.pixel.id)
     }
 }
 
@@ -147,10 +148,12 @@ mod tests {
     fn names_are_taken_per_account_byte_for_byte() {
         let mut directory = Directory::default();
         directory.put(pixel("1", "one"), String::new(), None);
-        assert!(directory.name_taken("9", "one"));
+        assert_eq!(directory.named("9", "one"), PixelId::parse(b"1"));
         for (account, name) in [("8", "one"), ("9", "One"), ("9", "one ")] {
-            assert!(!directory.name_taken(account, name), "{account} {name}");
+            assert_eq!(directory.named(account, name), None, "{account} {name}");
         }
+        directory.put(Pixel { archived: true, ..pixel("1", "one") }, String::new(), None);
+        assert_eq!(directory.named("9", "one"), None);
         assert!(directory.get(PixelId::parse(b"3").unwrap()).is_none());
     }
 }

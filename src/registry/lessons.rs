@@ -13,6 +13,8 @@ struct Row {
     id: Id,
     name: Option<String>,
     tag: Option<String>,
+    /// `true` from a pixelgate authority; anything else says nothing.
+    archived: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +54,8 @@ pub fn pixel(id: PixelId, name: Option<&str>, tag: Option<&str>, ad_account: Opt
 }
 
 fn row(row: &Row, ad_account: Option<&str>) -> Option<Pixel> {
-    Some(pixel(row.id.parse()?, row.name.as_deref(), row.tag.as_deref(), ad_account))
+    let pixel = pixel(row.id.parse()?, row.name.as_deref(), row.tag.as_deref(), ad_account);
+    Some(Pixel { archived: row.archived == Some(true.into()), ..pixel })
 }
 
 /// The pixels of a list; all or none.
@@ -105,6 +108,10 @@ mod tests {
         assert_eq!((pixels[0].tag.as_deref(), pixels[0].ad_account_id.as_deref()), (Some("checkout"), Some("9")));
         assert_eq!((pixels[1].id.to_string().as_str(), &pixels[1].name), ("7", &None));
         assert_eq!(list(b"[]", "9"), Some(Vec::new()));
+        let rows =
+            br#"[{"id":"1","archived":true},{"id":"2","archived":null},{"id":"3","archived":"true"},{"id":"4"}]"#;
+        let archived: Vec<bool> = list(rows, "9").unwrap().iter().map(|pixel| pixel.archived).collect();
+        assert_eq!(archived, [true, false, false, false]);
         for body in [r#"{"id":"60"}"#, r#"{"id":60}"#, r#"{"id":{"id":"60"}}"#] {
             assert_eq!(created(body.as_bytes()).unwrap().to_string(), "60");
         }

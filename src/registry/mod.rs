@@ -10,10 +10,14 @@
 //!
 //! Lock order: `store`, then nothing. Every change of the snapshot is made with `store` held.
 
+pub mod audit;
+pub mod backup;
 mod directory;
 mod keeper;
 mod learning;
 pub mod lessons;
+mod manage;
+mod schema;
 mod status;
 mod store;
 pub mod sync;
@@ -31,6 +35,7 @@ pub use self::directory::{Entry, Known};
 use self::keeper::Keeper;
 use self::learning::Freshness;
 pub use self::learning::Learning;
+pub use self::manage::{Edit, NewPixel};
 pub use self::status::Status;
 pub use self::store::FILE;
 use self::store::{Access, Origin, Store, Stored};
@@ -86,6 +91,12 @@ pub enum Error {
     /// Names are unique per ad account.
     #[error("the ad account already has a pixel of this name")]
     NameTaken,
+    /// No pixel has this id.
+    #[error("there is no pixel with this id")]
+    UnknownPixel,
+    /// The pixel is the config's: the next start would undo any change.
+    #[error("the pixel is given by registry.pixels")]
+    Static,
     /// `registry.max_pixels` are known.
     #[error("registry.max_pixels = {0} is reached")]
     Full(usize),
@@ -121,18 +132,9 @@ pub enum Lookup {
     NotChecked,
 }
 
-/// A pixel to be created.
-#[derive(Clone, Copy, Debug)]
-pub struct NewPixel<'a> {
-    /// Its owner, see [`is_ad_account`].
-    pub ad_account_id: &'a str,
-    /// Its name, unique there.
-    pub name: &'a str,
-    /// Its tag in lower case.
-    pub tag: &'a str,
-    /// The name of the token that asks for it.
-    pub token_name: &'a str,
-}
+/// What a gateway's sync says in `Prefer` (RFC 7240): a pixelgate authority then lists archived pixels, too, so that
+/// they are known as such; other authorities may ignore it.
+pub const PREFER_ARCHIVED: &str = "archived=any";
 
 /// Whether a text is an ad account id: `^[1-9][0-9]{0,19}$`, as a pixel's.
 pub fn is_ad_account(text: &str) -> bool {
@@ -214,28 +216,6 @@ impl Registry {
             // The first event of a pixel ever is worth a write of its own.
             self.keeper.wake();
         }
-    }
-
-    /// Creates a pixel with a new id: durable, then known, then returns.
-    pub fn create(&self, new: NewPixel<'_>) -> Result<PixelId, Error> {
-        let mut store = self.inner.lock();
-        store.require_writable()?;
-        let directory = self.inner.directory.load_full();
-        if directory.name_taken(new.ad_account_id, new.name) {
-            return Err(Error::NameTaken);
-        }
-        let id = self.inner.draw_id(&store, &directory)?;
-        let pixel = Pixel {
-            id,
-            name: Some(new.name.into()),
-            tag: Some(new.tag.into()),
-            ad_account_id: Some(new.ad_account_id.into()),
-            archived: false,
-        };
-        let creator = format!("{} ({})", new.ad_account_id, new.token_name);
-        let stored = Stored { pixel, creator, origin: Origin::Local, last_event: None };
-        self.inner.install(&mut store, vec![stored])?;
-        Ok(id)
     }
 
     /// One pixel with all that is shown of it.
@@ -402,21 +382,6 @@ impl Inner {
         }
         self.directory.store(Arc::new(directory));
         Ok(())
-    }
-
-    /// 13 digits that begin with 60, as the published ones; not to be guessed from the last.
-    fn draw_id(&self, store: &Store, directory: &Directory) -> Result<PixelId, Error> {
-        // Ids of static pixels that left the config are in the store only, hence the second question.
-        loop {
-            let mut bytes = [0; 8];
-            getrandom::fill(&mut bytes)
-                .map_err(|error| Error::Io { path: "getrandom".into(), source: std::io::Error::other(error) })?;
-            let digits = format!("60{:011}", u64::from_le_bytes(bytes) % 100_000_000_000);
-            let id = PixelId::parse(digits.as_bytes()).expect("13 digits, the first a 6");
-            if directory.find(id).is_none() && !store.holds(id)? {
-                return Ok(id);
-            }
-        }
     }
 
     /// Stores the newest events that are not stored yet.

@@ -1,4 +1,4 @@
-//! The registry on disk: one SQLite file, schema, migrations, rows of pixels.
+//! The registry on disk: one SQLite file, brought to its schema, and rows of pixels.
 //!
 //! A commit is durable before a function returns (WAL with `synchronous = FULL`). The schema only grows, in numbered
 //! steps; a file with more steps than this program knows is refused and left untouched. When the file can't be
@@ -13,6 +13,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, TransactionBehavior, params};
 
 use super::Error;
+use super::audit::{self, Note};
+use super::schema::MIGRATIONS;
 use super::tokens::Token;
 use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
@@ -25,34 +27,6 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// Bounds the WAL at about 400 KiB, so that it doesn't take the last room of a small disk.
 const CHECKPOINT_PAGES: u32 = 100;
-
-/// Step `n` brings `user_version` from `n` to `n + 1`. Only ever append.
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE pixels (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        ad_account_id TEXT,
-        name TEXT,
-        tag TEXT,
-        creator TEXT NOT NULL,
-        archived INTEGER NOT NULL,
-        origin TEXT NOT NULL,
-        created_ms INTEGER NOT NULL,
-        last_event_ms INTEGER
-    ) STRICT;
-    CREATE UNIQUE INDEX pixels_name ON pixels (ad_account_id, name) WHERE origin = 'local';
-    CREATE TABLE tokens (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        name TEXT NOT NULL,
-        hash BLOB NOT NULL UNIQUE,
-        ad_accounts TEXT NOT NULL,
-        read_only INTEGER NOT NULL,
-        created_ms INTEGER NOT NULL,
-        revoked_ms INTEGER
-    ) STRICT;
-    CREATE UNIQUE INDEX tokens_name ON tokens (name) WHERE revoked_ms IS NULL;
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-"];
 
 /// The door by which a pixel came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,10 +169,21 @@ impl Store {
     /// Adds pixels or replaces what is known of them, all or none. Their place in the order and their events stay.
     pub(super) fn put(&mut self, pixels: &[Stored], now: Timestamp) -> Result<(), Error> {
         self.require_writable()?;
-        put(&mut self.connection, pixels, now).map_err(|error| match error.sqlite_error_code() {
+        put(&mut self.connection, pixels, None, now).map_err(|error| self.refusal(error))
+    }
+
+    /// As [`Store::put`], for what somebody asked for: with its row in the audit log, or neither.
+    pub(super) fn change(&mut self, pixel: &Stored, note: &Note, now: Timestamp) -> Result<(), Error> {
+        self.require_writable()?;
+        let pixel = std::slice::from_ref(pixel);
+        put(&mut self.connection, pixel, Some(note), now).map_err(|error| self.refusal(error))
+    }
+
+    fn refusal(&self, error: rusqlite::Error) -> Error {
+        match error.sqlite_error_code() {
             Some(ErrorCode::ConstraintViolation) => Error::NameTaken,
             _ => self.fault(error),
-        })
+        }
     }
 
     /// Deletes learnt pixels; those that were there.
@@ -249,7 +234,7 @@ fn read_pixel(row: &Row<'_>) -> rusqlite::Result<Option<Stored>> {
     }))
 }
 
-fn put(connection: &mut Connection, pixels: &[Stored], now: Timestamp) -> rusqlite::Result<()> {
+fn put(connection: &mut Connection, pixels: &[Stored], note: Option<&Note>, now: Timestamp) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         // The origin of a known pixel stays: one created here outlives its line in the config.
@@ -271,6 +256,9 @@ fn put(connection: &mut Connection, pixels: &[Stored], now: Timestamp) -> rusqli
                 now.0 as i64
             ])?;
         }
+    }
+    if let Some(note) = note {
+        audit::write(&transaction, note, now)?;
     }
     transaction.commit()
 }

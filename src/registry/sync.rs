@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
-use super::{Registry, lessons};
+use super::{PREFER_ARCHIVED, Registry, lessons};
 use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
 use crate::upstream::{Call, Client, Connector, Gate, HeaderMap, HeaderValue, Method, Options, PathAndQuery, header};
@@ -145,6 +145,7 @@ impl Account {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("pixelgate/", env!("CARGO_PKG_VERSION"))));
+        headers.insert("prefer", HeaderValue::from_static(PREFER_ARCHIVED));
         if let Some(token) = &registry.inner.options.learning.token {
             let value = HeaderValue::from_str(&format!("OAuth {}", token.expose()));
             let mut value = value.map_err(|_| "registry.upstream_token can't be sent".to_owned())?;

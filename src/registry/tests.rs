@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::audit::By;
 use super::tokens::{FIRST_TOKEN_FILE, hash};
 use super::*;
 
@@ -52,7 +53,7 @@ fn given(id: &str, account: Option<&str>, name: Option<&str>) -> Pixel {
 }
 
 fn create(registry: &Registry, account: &str, name: &str) -> Result<PixelId, Error> {
-    registry.create(NewPixel { ad_account_id: account, name, tag: "checkout", token_name: "t" })
+    registry.create(NewPixel { ad_account_id: account, name, tag: "checkout", token_name: "t" }, &By::user(0))
 }
 
 fn names(registry: &Registry, account: &str) -> Vec<String> {
@@ -90,7 +91,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x); PRAGMA user_version = 7").unwrap();
     let before = fs::read(&path).unwrap();
     let error = Registry::open(options(dir.path()), clock()).unwrap_err();
-    assert!(matches!(error, Error::Newer { found: 7, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, Error::Newer { found: 7, known: 2, .. }), "{error:?}");
     assert!(matches!(tokens::list(dir.path()).unwrap_err(), Error::Newer { .. }));
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -374,20 +375,21 @@ fn tokens_that_make_no_sense_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(101);
     for name in ["", " ", "a\nb", "a\tb", FIRST_TOKEN_FILE, &*long] {
-        let error = tokens::create(dir.path(), &grant(name, &[], false), Timestamp(START)).unwrap_err();
+        let error = tokens::create(dir.path(), &grant(name, &[], false), &By::user(0), Timestamp(START)).unwrap_err();
         assert!(matches!(error, Error::Token(_)), "{name:?}: {error:?}");
     }
     for account in ["", "0", "act_9", "9,8"] {
-        let error = tokens::create(dir.path(), &grant("a", &[account], false), Timestamp(START)).unwrap_err();
+        let error =
+            tokens::create(dir.path(), &grant("a", &[account], false), &By::user(0), Timestamp(START)).unwrap_err();
         assert!(matches!(error, Error::Token(_)), "{account:?}: {error:?}");
     }
-    tokens::create(dir.path(), &grant("a", &[], false), Timestamp(START)).unwrap();
-    let error = tokens::create(dir.path(), &grant("a", &[], true), Timestamp(START)).unwrap_err();
+    tokens::create(dir.path(), &grant("a", &[], false), &By::user(0), Timestamp(START)).unwrap();
+    let error = tokens::create(dir.path(), &grant("a", &[], true), &By::user(0), Timestamp(START)).unwrap_err();
     assert!(error.to_string().contains("exists already"), "{error}");
-    assert!(!tokens::revoke(dir.path(), "b", Timestamp(START)).unwrap());
+    assert!(!tokens::revoke(dir.path(), "b", &By::user(0), Timestamp(START)).unwrap());
     let nowhere = dir.path().join("nowhere");
     assert!(matches!(tokens::list(&nowhere).unwrap_err(), Error::Io { .. }));
-    assert!(matches!(tokens::revoke(&nowhere, "a", Timestamp(START)).unwrap_err(), Error::Io { .. }));
+    assert!(matches!(tokens::revoke(&nowhere, "a", &By::user(0), Timestamp(START)).unwrap_err(), Error::Io { .. }));
     assert!(!nowhere.exists());
 }
 
@@ -398,13 +400,13 @@ fn a_running_registry_sees_new_and_revoked_tokens_at_once() {
     let check = |token: &str| registry.check_token(&hash(token.as_bytes())).unwrap();
     assert_eq!(check("no token"), None);
     let wanted = grant("Jo", &["9", "10"], true);
-    let token = tokens::create(dir.path(), &wanted, Timestamp(START)).unwrap();
+    let token = tokens::create(dir.path(), &wanted, &By::user(0), Timestamp(START)).unwrap();
     assert_eq!(check(&token), Some(wanted));
     assert_eq!(check(&token.to_uppercase()), None);
-    assert!(tokens::revoke(dir.path(), "Jo", Timestamp(START + 1)).unwrap());
+    assert!(tokens::revoke(dir.path(), "Jo", &By::user(0), Timestamp(START + 1)).unwrap());
     assert_eq!(check(&token), None);
-    assert!(!tokens::revoke(dir.path(), "Jo", Timestamp(START + 2)).unwrap(), "only once");
-    let again = tokens::create(dir.path(), &grant("Jo", &[], false), Timestamp(START)).unwrap();
+    assert!(!tokens::revoke(dir.path(), "Jo", &By::user(0), Timestamp(START + 2)).unwrap(), "only once");
+    let again = tokens::create(dir.path(), &grant("Jo", &[], false), &By::user(0), Timestamp(START)).unwrap();
     assert_eq!(check(&token), None, "a name may come again, a token not");
     assert!(check(&again).is_some());
     drop(registry);

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Error;
+use super::audit::{self, Actor, By, Note};
 use super::store::{self, FILE, Store};
 use crate::time::Timestamp;
 
@@ -70,14 +71,14 @@ pub fn hash(token: &[u8]) -> TokenHash {
 }
 
 /// Makes a token in a data directory and returns its text, which is stored nowhere.
-pub fn create(data_dir: &Path, grant: &Grant, now: Timestamp) -> Result<String, Error> {
+pub fn create(data_dir: &Path, grant: &Grant, by: &By<'_>, now: Timestamp) -> Result<String, Error> {
     check_grant(grant)?;
     fs::create_dir_all(data_dir)
         .map_err(|error| Error::Unwritable { path: data_dir.into(), why: error.to_string() })?;
     let path = data_dir.join(FILE);
     let mut connection = store::open_writable(&path, None)?;
     let token = random_token().map_err(|source| Error::Io { path: path.clone(), source })?;
-    match insert(&mut connection, grant, &hash(token.as_bytes()), now) {
+    match insert(&mut connection, grant, &hash(token.as_bytes()), &Note::token_created(by, grant), now) {
         Ok(true) => Ok(token),
         Ok(false) => Err(Error::Token(format!("{TOKENS_MAX} tokens are enough: revoked ones count, too"))),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
@@ -98,13 +99,21 @@ pub fn list(data_dir: &Path) -> Result<Vec<Token>, Error> {
 }
 
 /// Revokes the token of this name that still works; false if there is none.
-pub fn revoke(data_dir: &Path, name: &str, now: Timestamp) -> Result<bool, Error> {
+pub fn revoke(data_dir: &Path, name: &str, by: &By<'_>, now: Timestamp) -> Result<bool, Error> {
     let path = data_dir.join(FILE);
     fs::metadata(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-    let connection = store::open_writable(&path, None)?;
-    let sql = "UPDATE tokens SET revoked_ms = ?2 WHERE name = ?1 AND revoked_ms IS NULL";
-    let changed = connection.execute(sql, params![name, now.0 as i64]).map_err(|error| store::fault(&path, error))?;
-    Ok(changed > 0)
+    let mut connection = store::open_writable(&path, None)?;
+    let note = Note::token_revoked(by, name);
+    let mut run = || {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let sql = "UPDATE tokens SET revoked_ms = ?2 WHERE name = ?1 AND revoked_ms IS NULL";
+        let changed = transaction.execute(sql, params![name, now.0 as i64])? > 0;
+        if changed {
+            audit::write(&transaction, &note, now)?;
+        }
+        transaction.commit().map(|()| changed)
+    };
+    run().map_err(|error| store::fault(&path, error))
 }
 
 /// Finds the grant of a token. Looks at all of them, each in constant time.
@@ -158,6 +167,8 @@ pub(super) fn ensure_first(store: &mut Store, data_dir: &Path, now: Timestamp) -
         let sql = "INSERT INTO tokens (name, hash, ad_accounts, read_only, created_ms) VALUES (?1, ?2, '', 0, ?3)
                    ON CONFLICT DO NOTHING";
         transaction.execute(sql, params![grant.name, &hash[..], now.0 as i64])?;
+        let by = By { actor: Actor::Start, request_id: None };
+        audit::write(&transaction, &Note::token_created(&by, &grant), now)?;
         transaction.execute("INSERT INTO meta VALUES ('first_token_ms', ?1)", [now.0.to_string()])?;
         transaction.commit()
     };
@@ -230,7 +241,13 @@ fn check_grant(grant: &Grant) -> Result<(), Error> {
     }
 }
 
-fn insert(connection: &mut Connection, grant: &Grant, hash: &TokenHash, now: Timestamp) -> rusqlite::Result<bool> {
+fn insert(
+    connection: &mut Connection,
+    grant: &Grant,
+    hash: &TokenHash,
+    note: &Note,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let count: i64 = transaction.query_row("SELECT count(*) FROM tokens", [], |row| row.get(0))?;
     if count >= TOKENS_MAX {
@@ -239,6 +256,7 @@ fn insert(connection: &mut Connection, grant: &Grant, hash: &TokenHash, now: Tim
     let sql = "INSERT INTO tokens (name, hash, ad_accounts, read_only, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
     let accounts = grant.ad_accounts.join(",");
     transaction.execute(sql, params![grant.name, &hash[..], accounts, grant.read_only, now.0 as i64])?;
+    audit::write(&transaction, note, now)?;
     transaction.commit()?;
     Ok(true)
 }

@@ -4,6 +4,7 @@
 
 mod audit;
 mod client;
+mod desk;
 mod exposition;
 mod gateway;
 mod load;
@@ -23,12 +24,14 @@ mod forward_tls;
 mod learning;
 mod limits;
 mod logs;
+mod manage;
 mod metrics;
 mod ops;
 mod routes;
 mod schema;
 mod shutdown;
 mod stranded;
+mod tokens;
 mod upstream;
 
 #[cfg(feature = "e2e")]

@@ -25,6 +25,7 @@ const STORE: Duration = Duration::from_secs(5);
 enum Subject {
     List { ad_account: String },
     Single,
+    Deleted { id: PixelId },
     Created { ad_account: String, name: Option<String>, tag: Option<String> },
 }
 
@@ -50,8 +51,8 @@ impl Lesson {
             Subject::List { ad_account } | Subject::Created { ad_account, .. } => {
                 trusted || registry.teaches(Some(ad_account), None)
             }
-            // Its account is not told: what is known already may be told anew.
-            Subject::Single => true,
+            // Their account is not told: what is known already may be told anew.
+            Subject::Single | Subject::Deleted { .. } => true,
         };
         let (registry, copy) = (Arc::clone(registry), Vec::new());
         may.then_some(Lesson { registry, subject, trusted, packed: false, copy, too_long: false })
@@ -61,7 +62,15 @@ impl Lesson {
     pub(super) fn begins(&mut self, status: u16, headers: &HeaderMap) -> bool {
         let coding = headers.get(header::CONTENT_ENCODING).map(|coding| coding.as_bytes().to_ascii_lowercase());
         self.packed = coding.as_deref() == Some(b"gzip");
-        status == 200 && (self.packed || coding.is_none_or(|coding| coding == b"identity"))
+        match self.subject {
+            Subject::Deleted { .. } => matches!(status, 200 | 204),
+            _ => status == 200 && (self.packed || coding.is_none_or(|coding| coding == b"identity")),
+        }
+    }
+
+    /// Whether the head of its reply is all of it, so that it waits for what is learnt.
+    pub(super) fn is_in_the_head(&self) -> bool {
+        matches!(self.subject, Subject::Deleted { .. })
     }
 
     /// Takes a copy of the next bytes.
@@ -95,6 +104,12 @@ impl Lesson {
     }
 
     fn read(&self) -> Option<Vec<Pixel>> {
+        if let Subject::Deleted { id } = self.subject {
+            // Refused from now on; the sync forgets it, or keeps it if its authority says that it is only archived.
+            let pixel = self.registry.find(id)?.pixel.clone();
+            let may = self.trusted || self.registry.teaches(pixel.ad_account_id.as_deref(), None);
+            return may.then(|| vec![Pixel { archived: true, ..pixel }]);
+        }
         let mut unpacked = Vec::new();
         let body = if self.packed {
             // One more than allowed shows that there is more.
@@ -105,6 +120,7 @@ impl Lesson {
             &self.copy[..]
         };
         match &self.subject {
+            Subject::Deleted { .. } => None,
             Subject::List { ad_account } => lessons::list(body, ad_account),
             Subject::Single => {
                 let pixel = lessons::single(body)?;
@@ -125,8 +141,13 @@ fn subject(call: &Call) -> Option<Subject> {
     query.read_form(call.target.query().unwrap_or_default().as_bytes()).ok()?;
     let id = call.target.path().strip_prefix("/offsitepixels/");
     if let Some(id) = id {
-        PixelId::parse(id.as_bytes())?;
-        return (call.method == Method::GET && call.body.is_empty()).then_some(Subject::Single);
+        let id = PixelId::parse(id.as_bytes())?;
+        return match call.method {
+            Method::GET if call.body.is_empty() => Some(Subject::Single),
+            Method::PUT => Some(Subject::Single),
+            Method::DELETE => Some(Subject::Deleted { id }),
+            _ => None,
+        };
     }
     if call.method == Method::GET && call.body.is_empty() && !query.repeated {
         return Some(Subject::List { ad_account: query.fb_ad_account_id? });
@@ -143,7 +164,7 @@ fn subject(call: &Call) -> Option<Subject> {
         "application/x-www-form-urlencoded" => params.read_form(&call.body).ok()?,
         _ => return None,
     }
-    let Params { fb_ad_account_id, name, tag, repeated } = params;
+    let Params { fb_ad_account_id, name, tag, repeated, .. } = params;
     (!repeated).then_some(Subject::Created { ad_account: fb_ad_account_id?, name, tag })
 }
 
@@ -159,6 +180,7 @@ mod tests {
         match subject(&Call { method, target: target.parse().unwrap(), headers, body }) {
             None => "nothing".into(),
             Some(Subject::Single) => "one".into(),
+            Some(Subject::Deleted { id }) => format!("no {id}"),
             Some(Subject::List { ad_account }) => format!("list {ad_account}"),
             Some(Subject::Created { ad_account, name, .. }) => format!("new {ad_account} {}", name.unwrap_or_default()),
         }
@@ -178,7 +200,9 @@ mod tests {
         check(Method::GET, "/offsitepixels", "", "nothing");
         check(Method::GET, "/offsitepixels/7", "", "one");
         check(Method::HEAD, "/offsitepixels?fb_ad_account_id=9", "", "nothing");
-        check(Method::PUT, "/offsitepixels/7", "name=x", "nothing");
+        check(Method::PUT, "/offsitepixels/7", "name=x", "one");
+        check(Method::DELETE, "/offsitepixels/7", "", "no 7");
+        check(Method::POST, "/offsitepixels/7", "name=x", "nothing");
         check(Method::POST, "/offsitepixels", "fb_ad_account_id=9&name=A+b", "new 9 A b");
         check(Method::POST, "/offsitepixels?fb_ad_account_id=8", "fb_ad_account_id=9&name=A", "nothing");
         let json =

@@ -133,6 +133,11 @@ impl From<registry::Error> for Failure {
                 let text = "The ad account already has a pixel of this name";
                 Failure { param: Some("name"), ..Failure::new(StatusCode::CONFLICT, "name_taken", text) }
             }
+            registry::Error::UnknownPixel => unknown_pixel(),
+            registry::Error::Static => {
+                let text = "This pixel is given by registry.pixels: it is changed there";
+                Failure::new(StatusCode::FORBIDDEN, "static_pixel", text)
+            }
             registry::Error::Full(max) => {
                 let text = format!("The registry holds registry.max_pixels = {max} pixels");
                 Failure::new(StatusCode::FORBIDDEN, "registry_full", text)
@@ -152,6 +157,10 @@ impl From<actix_web::error::BlockingError> for Failure {
     }
 }
 
+fn unknown_pixel() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "unknown_pixel", "There is no pixel with this id")
+}
+
 fn unavailable() -> Failure {
     let text = "The registry can't be used at the moment; events are still accepted";
     let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", text);
@@ -169,7 +178,7 @@ async fn answer(
     let request_id = request_id(&request, proxy.is_some());
     let result = match &proxy {
         _ if request.method() == Method::OPTIONS => None,
-        None => Some(local::answer(&state, &request, &mut payload, id.as_deref()).await.map(Answer::Own)),
+        None => Some(local::answer(&state, &request, &mut payload, id.as_deref(), &request_id).await),
         Some(proxy) => {
             let answer = proxy::answer(&state, proxy, &request, &mut payload, &request_id).await;
             Some(answer.map(Answer::Upstreams))
@@ -178,15 +187,27 @@ async fn answer(
     let allow = match (&proxy, &id) {
         (Some(_), _) => "GET, HEAD, POST, PUT, DELETE, OPTIONS",
         (None, None) => "GET, HEAD, POST, OPTIONS",
-        (None, Some(_)) => "GET, HEAD, OPTIONS",
+        (None, Some(_)) => "GET, HEAD, PUT, DELETE, OPTIONS",
     };
     let took = state.clock.monotonic().saturating_sub(started);
-    let begin = |status| begin(status, allow, &request_id, took);
+    let begin = |status| begin(status, &request_id, took);
+    let empty = || {
+        let mut builder = begin(StatusCode::NO_CONTENT);
+        builder.insert_header((header::CACHE_CONTROL, "no-cache"));
+        builder
+    };
     let reply = match result {
-        None => begin(StatusCode::NO_CONTENT).insert_header((header::CACHE_CONTROL, "no-cache")).finish(),
+        None => empty().insert_header((header::ALLOW, allow)).finish(),
         Some(Ok(Answer::Own(body))) => success(begin(StatusCode::OK), &request, body),
+        Some(Ok(Answer::Done)) => empty().finish(),
         Some(Ok(Answer::Upstreams(reply))) => reply,
-        Some(Err(failure)) => failed(begin(failure.status), &failure),
+        Some(Err(failure)) => {
+            let mut builder = begin(failure.status);
+            if failure.status == StatusCode::METHOD_NOT_ALLOWED {
+                builder.insert_header((header::ALLOW, allow));
+            }
+            failed(builder, &failure)
+        }
     };
     state.metrics.request(Route::Management, request.method().as_str(), reply.status().as_u16(), took);
     reply
@@ -196,12 +217,14 @@ async fn answer(
 enum Answer {
     /// A body with status 200.
     Own(Vec<u8>),
+    /// Nothing to show: 204.
+    Done,
     /// As it came.
     Upstreams(HttpResponse),
 }
 
 /// What the document shows on every answer.
-fn begin(status: StatusCode, allow: &'static str, request_id: &str, took: Duration) -> HttpResponseBuilder {
+fn begin(status: StatusCode, request_id: &str, took: Duration) -> HttpResponseBuilder {
     const HEADERS: [(&str, &str); 8] = [
         ("X-Frame-Options", "SAMEORIGIN"),
         ("X-XSS-Protection", "1; mode=block"),
@@ -216,9 +239,6 @@ fn begin(status: StatusCode, allow: &'static str, request_id: &str, took: Durati
         ),
     ];
     let mut builder = HttpResponse::build(status);
-    if matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NO_CONTENT) {
-        builder.insert_header((header::ALLOW, allow));
-    }
     for header in HEADERS {
         builder.insert_header(header);
     }

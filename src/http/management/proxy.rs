@@ -119,7 +119,10 @@ async fn exchange(
     match answer {
         Err(error) => drop(head.send(Err(error))),
         Ok(Answer { status, headers, body }) => {
-            let lesson = lesson.and_then(|mut lesson| lesson.begins(status, &headers).then_some(lesson));
+            let mut lesson = lesson.and_then(|mut lesson| lesson.begins(status, &headers).then_some(lesson));
+            if let Some(lesson) = lesson.take_if(|lesson| lesson.is_in_the_head()) {
+                lesson.finish().await;
+            }
             // A creation is learnt also when nobody waits for its reply any more.
             if head.send(Ok(Head { status, headers })).is_ok() || lesson.is_some() {
                 match lesson {

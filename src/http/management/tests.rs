@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::pixel::PixelId;
+use crate::registry::audit::By;
 use crate::registry::tokens::FIRST_TOKEN_FILE;
 use crate::registry::{FILE, Mode};
 use crate::time::{SystemClock, Timestamp};
@@ -44,7 +45,7 @@ impl Bench {
     fn token(&self, name: &str, accounts: &[&str], read_only: bool) -> String {
         let ad_accounts = accounts.iter().map(|&account| account.into()).collect();
         let grant = Grant { name: name.into(), ad_accounts, read_only };
-        tokens::create(self.dir.path(), &grant, Timestamp(1)).unwrap()
+        tokens::create(self.dir.path(), &grant, &By::user(0), Timestamp(1)).unwrap()
     }
 }
 
@@ -108,7 +109,7 @@ async fn who_may_not_ask_is_told_why() {
     let state = Arc::new(bench.state());
     let (reader, other) = (bench.token("reader", &[], true), bench.token("other", &["8"], false));
     let revoked = bench.token("revoked", &[], false);
-    tokens::revoke(bench.dir.path(), "revoked", Timestamp(2)).unwrap();
+    tokens::revoke(bench.dir.path(), "revoked", &By::user(0), Timestamp(2)).unwrap();
     let list = "/offsitepixels?fb_ad_account_id=9";
     let id = ask(&state, post(&bench.token, FORM, SHOES)).await.json()["id"].as_str().unwrap().to_owned();
     let single = format!("/offsitepixels/{id}");
@@ -201,9 +202,12 @@ async fn bodies_that_are_not_taken() {
 async fn methods_without_a_meaning_are_listed() {
     let bench = Bench::new();
     let state = Arc::new(bench.state());
-    let all = [("/offsitepixels", "GET, HEAD, POST, OPTIONS"), ("/offsitepixels/60", "GET, HEAD, OPTIONS")];
-    for (uri, allow) in all {
-        for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::TRACE] {
+    let all = [
+        ("/offsitepixels", "GET, HEAD, POST, OPTIONS", [Method::PUT, Method::DELETE]),
+        ("/offsitepixels/60", "GET, HEAD, PUT, DELETE, OPTIONS", [Method::POST, Method::CONNECT]),
+    ];
+    for (uri, allow, without) in all {
+        for method in without.into_iter().chain([Method::PATCH, Method::TRACE]) {
             let answer = ask(&state, TestRequest::with_uri(uri).method(method)).await;
             assert_eq!(answer.error(), "405 method_not_allowed -");
             assert_eq!(answer.header("Allow"), allow);

@@ -66,6 +66,8 @@ pub struct View<'a> {
     pub status: &'a str,
     /// `<fb_ad_account_id> (<token name>)`.
     pub creator: &'a str,
+    /// Told, behind the published keys, only if it is so.
+    pub archived: bool,
 }
 
 /// A list of pixels, one JSON object each: a bare array.
@@ -90,6 +92,9 @@ pub fn single(pixel: &View<'_>, snippet: &Snippet) -> Vec<u8> {
     write_member(&mut out, b',', "status", pixel.status);
     write_member(&mut out, b',', "creator", pixel.creator);
     write_member(&mut out, b',', "js_pixel", &snippet.js_pixel(pixel.id, pixel.name));
+    if pixel.archived {
+        out.extend_from_slice(b",\"archived\":true");
+    }
     out.push(b'}');
     out
 }
@@ -168,7 +173,7 @@ pub enum Malformed {
     Type(&'static str),
 }
 
-/// The parameters of the published page. Others are ignored; the last of several wins.
+/// The parameters of the published page, and `archived`. Others are ignored; the last of several wins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Params {
     /// `fb_ad_account_id`.
@@ -177,6 +182,8 @@ pub struct Params {
     pub name: Option<String>,
     /// `tag`.
     pub tag: Option<String>,
+    /// `archived`.
+    pub archived: Option<String>,
     /// One was given twice, with another value.
     pub repeated: bool,
 }
@@ -187,6 +194,7 @@ impl Params {
             "fb_ad_account_id" => Some(("fb_ad_account_id", &mut self.fb_ad_account_id)),
             "name" => Some(("name", &mut self.name)),
             "tag" => Some(("tag", &mut self.tag)),
+            "archived" => Some(("archived", &mut self.archived)),
             _ => None,
         }
     }
@@ -215,6 +223,7 @@ impl Params {
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Number(number) => number.to_string(),
                 serde_json::Value::Null => continue,
+                serde_json::Value::Bool(truth) if known == "archived" => truth.to_string(),
                 _ => return Err(Malformed::Type(known)),
             };
             let repeated = slot.replace(value.clone()).is_some_and(|old| old != value);
@@ -308,7 +317,7 @@ mod tests {
     fn the_published_example_byte_for_byte() {
         let body_by = |creator| {
             let (id, name) = ("6014360342904", "CV uploaded");
-            let pixel = View { id, name, tag: "registration", status: "Inactive", creator };
+            let pixel = View { id, name, tag: "registration", status: "Inactive", creator, archived: false };
             list([single(&pixel, &published())].into_iter())
         };
         let body = body_by("101501213229501506 (John Doe)");
@@ -363,12 +372,14 @@ mod tests {
 
         #[test]
         fn every_name_comes_back_as_given(name: String) {
-            let pixel = View { id: "60", name: &name, tag: "other", status: "Active", creator: &name };
+            let (tag, status) = ("other", "Active");
+            let pixel = View { id: "60", name: &name, tag, status, creator: &name, archived: true };
             let body = single(&pixel, &published());
             prop_assert!(!body.iter().any(|byte| matches!(byte, b'<' | b'>' | b'&' | 0..=31)));
             let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
             prop_assert_eq!(read["name"].as_str(), Some(&*name));
             prop_assert_eq!(read["creator"].as_str(), Some(&*name));
+            prop_assert_eq!(&read["archived"], &serde_json::Value::Bool(true));
         }
 
         #[test]

@@ -8,6 +8,7 @@ use actix_web::test::{TestRequest, call_service, init_service};
 
 use super::*;
 use crate::journal::tests as journal;
+use crate::registry::audit::By;
 use crate::registry::tokens::{self, Grant};
 use crate::registry::{Mode, Options};
 use crate::time::{SystemClock, Timestamp};
@@ -53,7 +54,7 @@ impl Bench {
 async fn a_stream_beats_until_its_token_is_revoked() {
     let bench = Bench::new();
     let grant = Grant { name: "watcher".into(), ad_accounts: Vec::new(), read_only: true };
-    let token = tokens::create(bench.dir.path(), &grant, Timestamp(1)).unwrap();
+    let token = tokens::create(bench.dir.path(), &grant, &By::user(0), Timestamp(1)).unwrap();
     let app = init_service(App::new().configure(|services| configure(services, bench.state.clone()))).await;
     let request = TestRequest::get().uri("/events").insert_header(("Authorization", format!("Bearer {token}")));
     let reply = call_service(&app, request.to_request()).await;
@@ -67,7 +68,7 @@ async fn a_stream_beats_until_its_token_is_revoked() {
     for _ in 0..3 {
         assert_eq!(next().await.unwrap(), ":\n\n");
     }
-    assert!(tokens::revoke(bench.dir.path(), "watcher", Timestamp(2)).unwrap());
+    assert!(tokens::revoke(bench.dir.path(), "watcher", &By::user(0), Timestamp(2)).unwrap());
     // At most one beat was on its way.
     while let Some(beat) = next().await {
         assert_eq!(beat, ":\n\n");
