@@ -10,7 +10,6 @@ pub mod token;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -79,9 +78,18 @@ struct NewToken {
     read_only: bool,
 }
 
-/// Runs the command line.
-pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+/// Runs the command line and ends the process.
+///
+/// Without the C library's handlers for its end: OpenSSL's would free what threads of librdkafka still use, since a
+/// stop does not wait for a client that is only connecting, and the process would end by a segmentation fault.
+pub fn main() -> ! {
+    let code = answer(Cli::parse());
+    let _ = io::stdout().flush();
+    signal_hook::low_level::exit(code)
+}
+
+/// Does what the command line asks for; the exit code.
+fn answer(cli: Cli) -> i32 {
     let (config, problems) = config::load(cli.config.as_deref(), std::env::vars_os());
     let command = cli.command.unwrap_or(Command::Serve);
     // They are the result of `check`; for the others they are an error.
@@ -89,19 +97,19 @@ pub fn main() -> ExitCode {
         for problem in problems {
             let _ = writeln!(io::stderr(), "{problem}");
         }
-        return ExitCode::from(2);
+        return 2;
     }
     let result = run(command, config, &problems, cli.config.as_deref());
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error)
             if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
         {
-            ExitCode::SUCCESS
+            0
         }
         Err(error) => {
             let _ = writeln!(io::stderr(), "pixelgate: {error:#}");
-            ExitCode::from(if error.is::<Refusal>() { 2 } else { 1 })
+            if error.is::<Refusal>() { 2 } else { 1 }
         }
     }
 }

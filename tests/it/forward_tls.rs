@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use openssl::asn1::Asn1Time;
@@ -24,12 +25,13 @@ use super::gateway::{Site, binary, until};
 use super::upstream::with_length;
 
 /// A key and a certificate for a name; without one, of an authority.
-struct Identity {
+pub struct Identity {
     key: PKey<Private>,
     certificate: X509,
 }
 
-fn identity(name: Option<&str>, issuer: Option<&Identity>) -> Identity {
+/// One that is good for two days, signed by `issuer` or by itself.
+pub fn identity(name: Option<&str>, issuer: Option<&Identity>) -> Identity {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
     let mut subject = X509Name::builder().unwrap();
@@ -55,16 +57,18 @@ fn identity(name: Option<&str>, issuer: Option<&Identity>) -> Identity {
     Identity { key, certificate: builder.build() }
 }
 
-/// Answers every request with an empty list.
-fn serve(identity: &Identity) -> u16 {
+/// Answers every request with an empty list, and counts connections. The port.
+pub fn serve(identity: &Identity, connections: &Arc<AtomicUsize>) -> u16 {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     acceptor.set_private_key(&identity.key).unwrap();
     acceptor.set_certificate(&identity.certificate).unwrap();
     let acceptor = Arc::new(acceptor.build());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let connections = Arc::clone(connections);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
+            connections.fetch_add(1, Ordering::Relaxed);
             let acceptor = Arc::clone(&acceptor);
             thread::spawn(move || {
                 let Ok(mut stream) = acceptor.accept(stream) else { return };
@@ -105,9 +109,10 @@ impl Drop for Knowing {
 fn only_certificates_of_known_authorities_for_the_name_are_believed() {
     let authority = identity(None, None);
     let stranger = identity(None, None);
-    let good = serve(&identity(Some("localhost"), Some(&authority)));
-    let other_name = serve(&identity(Some("other.example"), Some(&authority)));
-    let unknown = serve(&identity(Some("localhost"), Some(&stranger)));
+    let serve = |identity: Identity| serve(&identity, &Arc::default());
+    let good = serve(identity(Some("localhost"), Some(&authority)));
+    let other_name = serve(identity(Some("other.example"), Some(&authority)));
+    let unknown = serve(identity(Some("localhost"), Some(&stranger)));
     for (port, status) in [(good, 200), (other_name, 502), (unknown, 502)] {
         let site = Site::new("");
         let authorities = site.config().with_file_name("authorities.pem");

@@ -2,12 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::audit::{CLEAN, audit, balanced_stat, export};
 use super::client::Client;
-use super::gateway::{PATIENCE, PIXEL, Site};
+use super::forward_tls::{identity, serve};
+use super::gateway::{PATIENCE, PIXEL, Site, until};
 use super::load::Load;
 
 #[test]
@@ -122,4 +125,23 @@ fn one_timeout_holds_for_all_steps_together() {
     let took = asked.elapsed();
     assert!(took > Duration::from_secs(5) && took < Duration::from_secs(12), "it took {took:?}");
     assert_eq!(export(&site).len(), 1);
+}
+
+#[test]
+fn a_stop_while_connections_to_kafka_are_being_secured_is_a_clean_one() {
+    // Nobody's certificates: each connection ends in the middle of its handshake and is tried again at once, so that at
+    // any moment threads of the client library are inside of OpenSSL.
+    let (stranger, connections) = (identity(Some("localhost"), None), Arc::new(AtomicUsize::new(0)));
+    let brokers: Vec<String> = (0..8).map(|_| format!("\"localhost:{}\"", serve(&stranger, &connections))).collect();
+    let site = Site::new(&format!(
+        "[kafka]\nbrokers = [{}]\n[kafka.client]\n\"security.protocol\" = \"ssl\"\n\
+         \"reconnect.backoff.ms\" = \"1\"\n\"reconnect.backoff.max.ms\" = \"2\"\n",
+        brokers.join(", ")
+    ));
+    for _ in 0..20 {
+        let before = connections.load(Ordering::Relaxed);
+        let gateway = site.start();
+        until("connections are tried again", || connections.load(Ordering::Relaxed) >= before + 30);
+        assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    }
 }
