@@ -18,10 +18,11 @@ use crate::config::{self, Config};
 use crate::feed::Feed;
 use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
+use crate::http::door::{self, Served};
 use crate::http::management::proxy;
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
-use crate::http::{door, management, ops};
+use crate::http::{management, ops};
 use crate::ingest::Ingest;
 use crate::journal::{Health, Journal, OpenError};
 use crate::limits::Limits;
@@ -117,9 +118,10 @@ fn heed(finding: Option<Finding>) -> anyhow::Result<()> {
 fn serve_management(config: &Config, listener: TcpListener, pixels: &Arc<management::State>) -> anyhow::Result<Server> {
     let pixels = pixels.clone();
     let app = move || {
-        App::new()
+        let app = App::new()
             .configure(|services| management::configure(services, pixels.clone()))
-            .default_service(web::to(|| async { HttpResponse::NotFound().finish() }))
+            .default_service(web::to(|| async { HttpResponse::NotFound().finish() }));
+        Served { app, events: None }
     };
     let connections = door::Options { workers: 1, serves_events: false, ..connections(config) };
     door::serve(connections, listener, app).context("management.listen")
@@ -321,11 +323,13 @@ impl Parts {
             let (proxies, feed, inflight, metrics) =
                 (proxies.clone(), feed.clone(), journal.inflight(), metrics.worker());
             let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics });
+            let events = Some(worker.clone());
             let app = App::new().configure(|services| collect::configure(services, worker));
-            match has_own {
+            let app = match has_own {
                 true => app,
                 false => app.configure(|services| management::configure(services, pixels.clone())),
-            }
+            };
+            Served { app, events }
         };
         door::serve(connections(config), listener, app).context("server.listen")
     }

@@ -26,6 +26,9 @@ use crate::time::{Clock, SystemClock};
 /// The first-party tag.
 const TAG: &str = include_str!("tag.js");
 
+/// The event routes.
+pub(super) const PATHS: [&str; 2] = ["/offsite_event.php", "/offsite_event"];
+
 /// Bounds of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -55,7 +58,7 @@ pub struct Worker {
 
 /// Mounts the routes of websites.
 pub fn configure(config: &mut ServiceConfig, worker: Rc<Worker>) {
-    for path in ["/offsite_event.php", "/offsite_event"] {
+    for path in PATHS {
         let worker = worker.clone();
         config.service(web::resource(path).to(move |request: HttpRequest, payload: web::Payload| {
             let worker = worker.clone();
@@ -157,7 +160,7 @@ async fn offer(
     let head = request.head();
     let client = worker.admit(worker.proxies.visitor(request), facts, begun)?;
     let query = request.query_string().as_bytes();
-    let counts = head.method != Method::HEAD && !facts.is_prefetch;
+    let counts = head.method != Method::HEAD && !facts.is_prefetch();
     // Held until the record has taken over, so that nothing is ever in flight uncounted.
     let mut room = worker.inflight.body();
     let read = match (worker.bounds.check(head), &head.method) {
@@ -188,8 +191,8 @@ impl Worker {
         if let (Some(ip), true) = (visitor.ip, visitor.is_own) {
             self.ingest.admit(ip, now)?;
         }
-        let Facts { user_agent, referer, cookie, gpc, .. } = *facts;
-        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, gpc })
+        let Facts { user_agent, referer, cookie, .. } = *facts;
+        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, gpc: facts.gpc() })
     }
 
     /// The one step in which a request is rejected or enqueued, counted as what it is.

@@ -4,35 +4,31 @@
 //! watched (quiet for too long, or too long from a request's first byte to its answer), and bare refusals become the
 //! contract's.
 
-use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
-use std::future::ready;
+use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker, ready as some};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready as some};
 use std::time::Duration;
 
 use actix_http::{HttpService, Request, Response};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_factory, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, Server, Service, ServiceFactory, fn_service};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::head::Head;
+use super::collect::Worker;
+use super::lane::{Lane, Leaving, Visit};
 use super::reply;
-use crate::event::rejection::Rejection;
+use super::watch::{Line, Patience, Watch};
 
 /// The first head of a connection has to be there by then.
 const HEAD: Duration = Duration::from_secs(5);
 /// What is added to the longest lawful wait before a connection counts as stuck: a commit on a slow disk, and a sweep.
 const SLACK: Duration = Duration::from_secs(15);
-/// How often connections are looked at.
-const SWEEP: Duration = Duration::from_secs(1);
-/// Sweeps that a refused sender has to notice the answer.
-const LINGER_SWEEPS: u32 = 2;
 /// Most that is read of a refused sender, so that closing doesn't take the answer away from it.
 const LINGER_BYTES: usize = 1 << 20;
 
@@ -67,12 +63,28 @@ impl Options {
             unanswered: sweeps(self.body.1.saturating_add(HEAD)),
         }
     }
+
+    fn lane(&self, worker: Rc<Worker>) -> Lane {
+        let sweeps = |wait: Duration| u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
+        Lane::new(worker, sweeps(HEAD), sweeps(self.keep_alive()))
+    }
 }
 
-/// Serves an app's instances, one per worker.
+/// What actix gets: a connection, and its peer.
+type Connected = (Guarded, Option<SocketAddr>);
+
+/// What a worker serves: an app, and the event routes on the short way if there are any.
+pub struct Served<I> {
+    /// Everything, events included.
+    pub app: I,
+    /// What the app's event routes share.
+    pub events: Option<Rc<Worker>>,
+}
+
+/// Serves apps, one per worker.
 pub fn serve<F, I, S, B>(options: Options, listener: TcpListener, app: F) -> io::Result<Server>
 where
-    F: Fn() -> I + Send + Clone + 'static,
+    F: Fn() -> Served<I> + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
     S: ServiceFactory<Request, Config = AppConfig> + 'static,
     S::Error: Into<actix_web::Error>,
@@ -87,7 +99,7 @@ where
 
 fn serve_with<F, I, S, B>(options: Options, patience: Patience, listener: TcpListener, app: F) -> io::Result<Server>
 where
-    F: Fn() -> I + Send + Clone + 'static,
+    F: Fn() -> Served<I> + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
     S: ServiceFactory<Request, Config = AppConfig> + 'static,
     S::Error: Into<actix_web::Error>,
@@ -106,8 +118,18 @@ where
     let stopping = builder.graceful_shutdown_signal();
     let builder = builder.listen(address.to_string(), listener, move || {
         let stopping = stopping.clone();
-        let watch = Watch::start(patience, options.serves_events);
-        let app = app().into_factory().map_err(|error: S::Error| error.into().error_response());
+        let Served { app, events } = app();
+        let lane = events.map(|worker| Rc::new(options.lane(worker)));
+        let watch = Watch::start(patience, options.serves_events, lane.clone());
+        if let Some(lane) = lane.clone() {
+            let (stopping, watch) = (stopping.clone(), watch.clone());
+            actix_web::rt::spawn(async move {
+                stopping.notified().await;
+                lane.stop();
+                watch.wake();
+            });
+        }
+        let app = app.into_factory().map_err(|error: S::Error| error.into().error_response());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
@@ -117,124 +139,37 @@ where
             .client_request_timeout(HEAD)
             .local_addr(address)
             .h1(map_config(app, |()| AppConfig::default()));
-        fn_service(move |stream: TcpStream| {
-            let peer = stream.peer_addr().ok();
-            ready(Ok((watch.over(stream), peer)))
+        fn_factory(move || {
+            let (http, watch, lane) = (http.new_service(()), watch.clone(), lane.clone());
+            async move {
+                let http = Rc::new(http.await?);
+                Ok::<_, ()>(fn_service(move |stream: TcpStream| {
+                    let (http, line, lane) = (http.clone(), watch.line(), lane.clone());
+                    async move {
+                        let leaving = match lane {
+                            Some(lane) => Visit::new(&lane, line.clone(), stream).await,
+                            None => Some(Leaving { stream, read: Vec::new() }),
+                        };
+                        let Some(Leaving { stream, read }) = leaving else { return Ok::<(), ()>(()) };
+                        let peer = stream.peer_addr().ok();
+                        let guarded = Guarded { stream, line, before: read, refusal: None };
+                        poll_fn(|context| Service::<Connected>::poll_ready(&*http, context)).await.map_err(drop)?;
+                        // On the heap: most connections never come here.
+                        Box::pin(http.call((guarded, peer))).await.map_err(drop)
+                    }
+                }))
+            }
         })
-        .and_then(http)
     })?;
     Ok(builder.run())
-}
-
-/// Sweeps that a connection may take.
-#[derive(Clone, Copy, Debug)]
-struct Patience {
-    /// Without a byte either way.
-    quiet: u32,
-    /// From a request's first byte to the answer's.
-    unanswered: u32,
-}
-
-/// A worker's connections. Those that are gone stay in it until the next sweep, no longer.
-#[derive(Clone)]
-struct Watch {
-    lines: Rc<RefCell<Vec<Weak<Line>>>>,
-    serves_events: bool,
-}
-
-impl Watch {
-    fn start(patience: Patience, serves_events: bool) -> Watch {
-        let lines = Rc::new(RefCell::new(Vec::<Weak<Line>>::new()));
-        let swept = lines.clone();
-        actix_web::rt::spawn(async move {
-            loop {
-                actix_web::rt::time::sleep(SWEEP).await;
-                swept.borrow_mut().retain(|line| line.upgrade().is_some_and(|line| line.age(patience)));
-            }
-        });
-        Watch { lines, serves_events }
-    }
-
-    fn over(&self, stream: TcpStream) -> Guarded {
-        let line = Rc::new(Line { serves_events: self.serves_events, ..Line::default() });
-        self.lines.borrow_mut().push(Rc::downgrade(&line));
-        Guarded { stream, line, refusal: None }
-    }
-}
-
-/// What is known of a connection.
-#[derive(Default)]
-struct Line {
-    serves_events: bool,
-    quiet: Cell<u32>,
-    unanswered: Cell<u32>,
-    overdue: Cell<bool>,
-    /// Refused and about to be closed.
-    lingers: Cell<bool>,
-    /// Bytes of a request have come since the last byte of an answer.
-    asks: Cell<bool>,
-    head: Cell<Head>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Line {
-    /// One sweep later; false if nothing is left to watch.
-    fn age(&self, patience: Patience) -> bool {
-        self.quiet.set(self.quiet.get() + 1);
-        self.unanswered.set(if self.asks.get() { self.unanswered.get() + 1 } else { 0 });
-        let quiet = if self.lingers.get() { LINGER_SWEEPS } else { patience.quiet };
-        let overdue = self.quiet.get() > quiet || self.unanswered.get() > patience.unanswered;
-        if overdue {
-            self.overdue.set(true);
-            if let Some(waker) = self.waker.borrow_mut().take() {
-                waker.wake();
-            }
-        }
-        !overdue
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.overdue.get() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
-    }
-
-    fn park(&self, context: &Context<'_>) {
-        let mut parked = self.waker.borrow_mut();
-        if !parked.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            *parked = Some(context.waker().clone());
-        }
-    }
-
-    /// Bytes have come. A reason if they are not for the parser.
-    fn heard(&self, bytes: &[u8]) -> Option<Rejection> {
-        self.quiet.set(0);
-        if !self.asks.replace(true) {
-            self.head.set(Head::of(bytes));
-        }
-        let mut head = self.head.get();
-        if head.is_whole {
-            return None;
-        }
-        let is_over = head.take(bytes) && self.serves_events;
-        self.head.set(head);
-        is_over.then_some(if head.lines == 0 { Rejection::UriTooLong } else { Rejection::HeaderTooLarge })
-    }
-
-    fn said(&self) {
-        self.quiet.set(0);
-        self.asks.set(false);
-    }
-
-    /// The contract's answer in the place of a bare one of the parser's.
-    fn instead_of(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let is_bare = self.serves_events && bytes.starts_with(b"HTTP/1.1 431 ") && reply::is_bare(bytes);
-        is_bare.then(|| reply::closing(Rejection::HeaderTooLarge, self.head.get().is_get))
-    }
 }
 
 /// A watched connection.
 struct Guarded {
     stream: TcpStream,
     line: Rc<Line>,
+    /// Read before it came here.
+    before: Vec<u8>,
     refusal: Option<Refusal>,
 }
 
@@ -246,6 +181,19 @@ struct Refusal {
 }
 
 impl Guarded {
+    fn poll_next(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.before.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let taken = self.before.len().min(buffer.remaining());
+        buffer.put_slice(&self.before[..taken]);
+        self.before.drain(..taken);
+        if self.before.is_empty() {
+            self.before = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn refuse(&mut self, answer: Vec<u8>) {
         self.line.said();
         self.line.lingers.set(true);
@@ -289,7 +237,7 @@ impl AsyncRead for Guarded {
         this.line.check()?;
         let before = buffer.filled().len();
         if this.refusal.is_none() {
-            let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+            let read = this.poll_next(context, buffer);
             let reason = match &read {
                 Poll::Pending => {
                     this.line.park(context);
@@ -339,7 +287,7 @@ impl AsyncWrite for Guarded {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::TcpStream;
 
     use actix_web::{App, HttpResponse, web};
 
@@ -401,7 +349,10 @@ mod tests {
             body: (second, second),
             shutdown_timeout: second,
         };
-        let app = || App::new().route("/", web::get().to(async || HttpResponse::Ok().body("here")));
+        let app = || Served {
+            app: App::new().route("/", web::get().to(async || HttpResponse::Ok().body("here"))),
+            events: None,
+        };
         let server = serve_with(options, Patience { quiet: 2, unanswered: 2 }, listener, app).unwrap();
         let handle = server.handle();
         let served = actix_web::rt::spawn(server);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use actix_web::body::MessageBody;
 use actix_web::http::header::{self, HeaderName, HeaderValue, HttpDate};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -12,7 +13,7 @@ use crate::event::encode::id_text;
 use crate::event::rejection::Rejection;
 use crate::ingest::Denied;
 use crate::limits::Over;
-use crate::time::{Clock, SystemClock};
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// The 43-byte transparent GIF with a complete LZW stream, as nginx's `empty_gif` sends it.
 pub const GIF: &[u8; 43] =
@@ -43,6 +44,11 @@ impl<'a> Shape<'a> {
         }
     }
 
+    /// To keep behind the request.
+    pub(super) fn keep(&self) -> Kept {
+        Kept { is_image: self.is_image, wants_json: wants_json(self.accept), origin: self.origin.map(Box::from) }
+    }
+
     /// What every reply of an event route carries.
     fn begin(&self, status: StatusCode) -> HttpResponseBuilder {
         let mut reply = HttpResponse::build(status);
@@ -64,10 +70,51 @@ impl<'a> Shape<'a> {
         reply
     }
 
+    pub(super) fn accepted_status(&self) -> StatusCode {
+        if self.is_image { StatusCode::OK } else { StatusCode::NO_CONTENT }
+    }
+
+    /// The same bytes as `write` makes of `accepted`, without a map of headers between.
+    pub(super) fn write_accepted(
+        &self,
+        out: &mut Vec<u8>,
+        id: [u8; 16],
+        warnings: Warnings,
+        date: &Date,
+        is_last: bool,
+    ) {
+        out.extend_from_slice(if self.is_image { IMAGE_HEAD } else { NOTHING_HEAD });
+        if is_last {
+            out.extend_from_slice(LAST);
+        }
+        out.extend_from_slice(ALWAYS);
+        if let Some(origin) = self.origin {
+            out.extend_from_slice(b"access-control-allow-origin: ");
+            out.extend_from_slice(origin);
+            out.extend_from_slice(b"\r\naccess-control-allow-credentials: true\r\naccess-control-expose-headers: ");
+            out.extend_from_slice(EXPOSED.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"x-pixelgate-record-id: ");
+        out.extend_from_slice(&id_text(id));
+        if !warnings.is_empty() {
+            out.extend_from_slice(b"\r\nx-pixelgate-warning: ");
+            for (index, warning) in warnings.iter().enumerate() {
+                out.extend_from_slice(if index > 0 { b"," } else { b"" });
+                out.extend_from_slice(warning.as_str().as_bytes());
+            }
+        }
+        out.extend_from_slice(b"\r\ndate: ");
+        out.extend_from_slice(date);
+        out.extend_from_slice(b"\r\n\r\n");
+        if self.is_image {
+            out.extend_from_slice(GIF);
+        }
+    }
+
     /// 2xx: the event is in the journal, or is none (`id` absent).
     pub fn accepted(&self, id: Option<[u8; 16]>, warnings: Warnings) -> HttpResponse {
-        let status = if self.is_image { StatusCode::OK } else { StatusCode::NO_CONTENT };
-        let mut reply = self.begin(status);
+        let mut reply = self.begin(self.accepted_status());
         if let Some(Ok(id)) = id.map(|id| HeaderValue::from_bytes(&id_text(id))) {
             reply.insert_header((RECORD_ID, id));
         }
@@ -123,8 +170,63 @@ impl<'a> Shape<'a> {
     }
 }
 
+const IMAGE_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 43\r\ncontent-type: image/gif\r\n";
+const NOTHING_HEAD: &[u8] = b"HTTP/1.1 204 No Content\r\n";
+const LAST: &[u8] = b"connection: close\r\n";
+const ALWAYS: &[u8] = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n\
+    cross-origin-resource-policy: cross-origin\r\ntiming-allow-origin: *\r\nvary: Origin\r\n";
+
+/// A `Shape` that owns what it needs.
+pub(super) struct Kept {
+    is_image: bool,
+    wants_json: bool,
+    origin: Option<Box<[u8]>>,
+}
+
+impl Kept {
+    pub(super) fn shape(&self) -> Shape<'_> {
+        let accept = if self.wants_json { b"application/json" } else { &b""[..] };
+        Shape { is_image: self.is_image, accept, origin: self.origin.as_deref() }
+    }
+}
+
+/// The `Date` of a moment.
+pub(super) type Date = [u8; 29];
+
+/// See `Date`.
+pub(super) fn date(now: Timestamp) -> Date {
+    let text = HttpDate::from(UNIX_EPOCH + Duration::from_millis(now.0)).to_string();
+    text.as_bytes().try_into().expect("an HTTP date has 29 bytes")
+}
+
+/// Writes a whole reply, as actix would.
+pub(super) fn write(out: &mut Vec<u8>, reply: HttpResponse, date: &Date, is_last: bool) {
+    let (reply, body) = reply.into_parts();
+    // All bodies of these routes are made of bytes.
+    let body = body.try_into_bytes().unwrap_or_default();
+    out.extend_from_slice(format!("HTTP/1.1 {}\r\n", reply.status()).as_bytes());
+    if reply.status() != StatusCode::NO_CONTENT {
+        out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
+    if is_last {
+        out.extend_from_slice(LAST);
+    }
+    for (name, value) in reply.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    for part in [b"date: ", &date[..], b"\r\n\r\n", &body] {
+        out.extend_from_slice(part);
+    }
+}
+
 /// Whether `Accept` names the problem's type, by its own name or as what it is.
 fn wants_json(accept: &[u8]) -> bool {
+    // Nearly always there is no such letter in it.
+    if memchr::memchr(b'j', accept).is_none() {
+        return false;
+    }
     let names = |name: &[u8]| memchr::memmem::find(accept, name).is_some();
     names(b"json") && (names(b"application/json") || names(b"application/problem+json"))
 }
@@ -156,7 +258,8 @@ pub(super) fn closing(reason: Rejection, is_image: bool) -> Vec<u8> {
         true => ("image/gif", &GIF[..]),
         false => ("application/problem+json", problem.as_bytes()),
     };
-    let date = HttpDate::from(UNIX_EPOCH + Duration::from_millis(SystemClock.now().0));
+    let date = date(SystemClock.now());
+    let date = String::from_utf8_lossy(&date);
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\ncontent-type: {kind}\r\n\
          cache-control: no-store\r\nx-content-type-options: nosniff\r\ncross-origin-resource-policy: cross-origin\r\n\
@@ -176,4 +279,40 @@ fn problem(rejection: Rejection) -> String {
         "reason": rejection.reason(),
     });
     problem.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Warning;
+
+    fn sorted(answer: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let end = memchr::memmem::find(answer, b"\r\n\r\n").unwrap();
+        let mut lines: Vec<_> =
+            answer[..end].split(|byte| *byte == b'\n').map(|line| line.trim_ascii().to_vec()).collect();
+        lines[1..].sort();
+        (lines, answer[end..].to_vec())
+    }
+
+    #[test]
+    fn both_ways_of_writing_an_acceptance_say_the_same() {
+        let date = date(Timestamp(1_795_496_441_123));
+        assert_eq!(&date, b"Tue, 24 Nov 2026 05:00:41 GMT");
+        let mut some = Warnings::default();
+        some.add(Warning::ALL[0]);
+        some.add(Warning::ALL[3]);
+        for is_image in [false, true] {
+            for origin in [None, Some(&b"https://www.shop.example"[..])] {
+                for warnings in [Warnings::default(), some] {
+                    for is_last in [false, true] {
+                        let shape = Shape { is_image, accept: b"*/*", origin };
+                        let (mut one, mut other) = (Vec::new(), Vec::new());
+                        write(&mut one, shape.accepted(Some([7; 16]), warnings), &date, is_last);
+                        shape.keep().shape().write_accepted(&mut other, [7; 16], warnings, &date, is_last);
+                        assert_eq!(sorted(&one), sorted(&other));
+                    }
+                }
+            }
+        }
+    }
 }

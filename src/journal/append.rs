@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -176,7 +177,12 @@ impl Appender {
             drop(borrowed);
             match waiter {
                 Some((_, Waiter::Task(waker))) => waker.wake(),
-                Some((_, Waiter::Told(told))) => told.told(outcome),
+                Some((_, Waiter::Told(told))) => {
+                    // A fault in one of them must not leave the others waiting for ever, as it wouldn't in a task.
+                    if catch_unwind(AssertUnwindSafe(|| told.told(outcome))).is_err() {
+                        tracing::error!("journal: whoever was to be told of a commit panicked");
+                    }
+                }
                 None => return,
             }
         }
@@ -247,5 +253,48 @@ impl Drop for Driver {
     fn drop(&mut self) {
         // The worker stops: what it took must still reach the journal.
         self.appender.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::Queue;
+    use super::*;
+
+    /// Notes what it is told; panics at an odd number.
+    struct Listener(u32, Rc<RefCell<Vec<(u32, bool)>>>);
+
+    impl Told for Listener {
+        fn told(self: Rc<Self>, outcome: Result<(), Lost>) {
+            self.1.borrow_mut().push((self.0, outcome.is_ok()));
+            assert!(self.0.is_multiple_of(2), "one of them is faulty");
+        }
+    }
+
+    #[test]
+    fn all_of_a_commit_are_told_once_in_order_whatever_one_does() {
+        let shared = Arc::new(Shared::new());
+        shared.settle(1 << 20, 0);
+        let (appender, driver) = Appender::new(shared.clone());
+        let (mut driver, heard) = (Box::pin(driver), Rc::new(RefCell::new(Vec::new())));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut commit = |numbers: std::ops::Range<u32>, outcome: fn(&Slot, u64)| {
+            for number in numbers {
+                let head = Head { kind: Kind::Event, id: [0; 16], time_ms: 0 };
+                let receipt = appender.append(head, b"key", |out| out.push(b'x')).unwrap();
+                receipt.tell(Rc::new(Listener(number, heard.clone())));
+            }
+            (0..3).for_each(|_| assert!(driver.as_mut().poll(&mut context).is_pending()));
+            let before = heard.borrow().len();
+            let mut queue = Queue::default();
+            shared.take(&mut queue);
+            queue.tickets.drain(..).for_each(|(slot, number)| outcome(&slot, number));
+            assert!(driver.as_mut().poll(&mut context).is_pending());
+            (before, heard.borrow().len())
+        };
+        assert_eq!(commit(0..4, Slot::complete), (0, 4));
+        assert_eq!(commit(4..6, Slot::lose), (4, 6));
+        let expected: Vec<_> = (0..6).map(|number| (number, number < 4)).collect();
+        assert_eq!(*heard.borrow(), expected);
     }
 }

@@ -52,6 +52,11 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
+    /// The same connection once more, for another thread. Only one of them may read.
+    pub fn another(&self) -> io::Result<Client> {
+        Ok(Client { stream: BufReader::new(self.stream.get_ref().try_clone()?) })
+    }
+
     /// `GET` with `Host` only.
     pub fn get(&mut self, target: &str) -> io::Result<Reply> {
         self.send(format!("GET {target} HTTP/1.1\r\nHost: gateway.test\r\n\r\n").as_bytes())?;

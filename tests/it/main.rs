@@ -21,6 +21,7 @@ mod feed;
 mod forward;
 mod forward_faults;
 mod forward_tls;
+mod lane;
 mod learning;
 mod limits;
 mod logs;
