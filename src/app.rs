@@ -22,7 +22,7 @@ use crate::http::door::{self, Served};
 use crate::http::management::proxy;
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
-use crate::http::{management, ops};
+use crate::http::{management, ops, tag};
 use crate::ingest::Ingest;
 use crate::journal::{Health, Journal, OpenError};
 use crate::limits::Limits;
@@ -313,6 +313,7 @@ impl Parts {
         let (journal, registry, feed) = (self.journal.clone(), self.registry.clone(), self.feed.clone());
         let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
+        let tags: Arc<[_]> = tag::tags(&config.loader_path).into();
         let app = move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
@@ -322,7 +323,8 @@ impl Parts {
             let ingest = Ingest::new(options, node_id.clone(), registry, limits, appender, clock, rejects);
             let (proxies, feed, inflight, metrics) =
                 (proxies.clone(), feed.clone(), journal.inflight(), metrics.worker());
-            let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics });
+            let tags = tags.clone();
+            let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics, tags });
             let events = Some(worker.clone());
             let app = App::new().configure(|services| collect::configure(services, worker));
             let app = match has_own {

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::app::Refusal;
 use crate::config::{self, Config, Problem};
+use crate::http::tag;
 use crate::registry::tokens::Grant;
 use crate::telemetry;
 use crate::time::{Clock, SystemClock};
@@ -44,12 +45,21 @@ enum Command {
     /// Records that Kafka refused alone, for their size or content.
     #[command(subcommand)]
     Parked(parked::Command),
+    /// The scripts that pages load.
+    #[command(subcommand)]
+    Tag(Tag),
     /// Management tokens of the local registry.
     #[command(subcommand)]
     Token(Token),
     /// The local registry: what was changed and by whom, and copies of it.
     #[command(subcommand)]
     Registry(registry::Command),
+}
+
+#[derive(Subcommand)]
+enum Tag {
+    /// Print each script's URL and its value for the attribute `integrity`.
+    Integrity,
 }
 
 #[derive(Subcommand)]
@@ -129,6 +139,7 @@ fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Pat
         Command::Journal(command) => journal::run(&command, &config, &mut out),
         Command::Parked(command) => parked::run(&command, &config, &mut out),
         Command::Registry(command) => registry::run(&command, &config, &mut out),
+        Command::Tag(Tag::Integrity) => tag_integrity(&config, &mut out),
         Command::Token(Token::Create(new)) => {
             let grant = Grant { name: new.name, ad_accounts: new.ad_accounts, read_only: new.read_only };
             token::create(&config.data_dir, &grant, SystemClock.now(), &mut out)
@@ -136,4 +147,13 @@ fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Pat
         Command::Token(Token::List) => token::list(&config.data_dir, &mut out),
         Command::Token(Token::Revoke { name }) => token::revoke(&config.data_dir, &name, SystemClock.now(), &mut out),
     }
+}
+
+/// One line per script: its URL, which changes with its text, a tab, and the value of `integrity`.
+fn tag_integrity(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    for tag in tag::tags(&config.loader_path) {
+        let base = &config.server.public_url;
+        writeln!(out, "{base}{}?v={}\t{}", tag.path, tag.version, tag.integrity)?;
+    }
+    Ok(out.flush()?)
 }

@@ -299,6 +299,12 @@ pub(super) const KEYS: &[Key] = &[
         "reject",
         "What happens to events of unknown pixels; flag: accepted with a warning.",
     ),
+    key(
+        "tag.loader_path",
+        Text(rules::LOADER),
+        "/site.js",
+        "Where pages load the tag of fbq from: a name that filter lists have no rule for.",
+    ),
     key("log.format", Choice(&["text", "json"]), "text", "Logs go to stderr."),
     key("log.level", Choice(&["error", "warn", "info", "debug", "trace"]), "info", "Lines from this level on."),
 ];

@@ -51,6 +51,8 @@ pub struct Config {
     pub registry: registry::Options,
     /// `registry.snippet_value` and `.snippet_currency`.
     pub snippet: (String, String),
+    /// `tag.loader_path`.
+    pub loader_path: String,
     /// `limits.*`, but for the body's size.
     pub limits: limits::Options,
     /// `registry.upstream*` and `registry.forward_cookies`; only with `registry.mode = "proxy"`.
@@ -157,6 +159,7 @@ impl Config {
             upstream: upstream(from),
             data_dir,
             snippet: (from.text("registry.snippet_value"), from.text("registry.snippet_currency")),
+            loader_path: from.text("tag.loader_path"),
             log_level: from.text("log.level"),
             log_json: from.choice("log.format", &[("text", false), ("json", true)]),
             words,

@@ -2,7 +2,7 @@
 
 use super::kind::Rule;
 use crate::event::{currency, privacy, value};
-use crate::http::client;
+use crate::http::{client, tag};
 use crate::node;
 use crate::upstream;
 
@@ -74,6 +74,13 @@ pub(super) const COOKIE: Rule = Rule {
     },
 };
 
+/// Where the loader is.
+pub(super) const LOADER: Rule = Rule {
+    allowed: "allowed is a path such as /site.js that ends in .js, of at most 64 letters, digits, '.', '_', '-' and '/', \
+              where nothing else is, and whose name filter lists don't block as they do fbevents.js",
+    fits: tag::is_loader_path,
+};
+
 /// A conversion's value.
 pub(super) const VALUE: Rule =
     Rule { allowed: "allowed are decimals such as 0.00", fits: |text| value::parse(text).is_some() };
@@ -108,6 +115,7 @@ mod tests {
             (UPSTREAM, "api.example.com"),
             (COOKIE, "a=b"),
             (COOKIE, "a b"),
+            (LOADER, "/fp.js"),
             (VALUE, "1,0"),
             (CURRENCY, "XXY"),
         ] {

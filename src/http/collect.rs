@@ -15,6 +15,7 @@ use super::body::{self, Fault};
 use super::client::{Proxies, Visitor};
 use super::facts::Facts;
 use super::reply::Shape;
+use super::tag::Tag;
 use crate::event::rejection::Rejection;
 use crate::event::{Body, Client, RawEvent, Refusal, Warnings};
 use crate::feed::Feed;
@@ -22,9 +23,6 @@ use crate::inflight::Inflight;
 use crate::ingest::{Denied, Ingest, Kept, Outcome};
 use crate::metrics::{self, Route};
 use crate::time::{Clock, SystemClock};
-
-/// The first-party tag.
-const TAG: &str = include_str!("tag.js");
 
 /// The event routes.
 pub(super) const PATHS: [&str; 2] = ["/offsite_event.php", "/offsite_event"];
@@ -54,6 +52,8 @@ pub struct Worker {
     pub feed: Arc<Feed>,
     /// The worker's counters.
     pub metrics: metrics::Worker,
+    /// The tags that pages load.
+    pub tags: Arc<[Arc<Tag>]>,
 }
 
 /// Mounts the routes of websites.
@@ -65,24 +65,26 @@ pub fn configure(config: &mut ServiceConfig, worker: Rc<Worker>) {
             async move { answer(&worker, &request, payload).await }
         }));
     }
-    let paths = ["/fp.js", "/{locale:[a-z][a-z]_[A-Z][A-Z]}/fp.js"];
+    for tag in worker.tags.iter().cloned() {
+        let patterns = tag.patterns();
+        config.service(web::resource(patterns).to(counted(&worker, Route::Tag, move |request| tag.reply(request))));
+    }
     config
-        .service(web::resource(paths).to(counted(&worker, Route::Tag, tag)))
-        .service(web::resource("/robots.txt").to(counted(&worker, Route::Other, robots)))
-        .service(web::resource("/favicon.ico").to(counted(&worker, Route::Other, favicon)))
-        .default_service(web::to(counted(&worker, Route::Other, not_found)));
+        .service(web::resource("/robots.txt").to(counted(&worker, Route::Other, |_| robots())))
+        .service(web::resource("/favicon.ico").to(counted(&worker, Route::Other, |_| favicon())))
+        .default_service(web::to(counted(&worker, Route::Other, |_| not_found())));
 }
 
-/// A handler that needs nothing of its request, with its place in the figures.
+/// A handler that waits for nothing, with its place in the figures.
 fn counted(
     worker: &Rc<Worker>,
     route: Route,
-    reply: fn() -> HttpResponse,
+    reply: impl Fn(&HttpRequest) -> HttpResponse + Clone + 'static,
 ) -> impl Fn(HttpRequest) -> Ready<HttpResponse> + Clone + 'static {
     let worker = worker.clone();
-    move |request| {
+    move |request: HttpRequest| {
         let begun = SystemClock.monotonic();
-        let reply = reply();
+        let reply = reply(&request);
         worker.count(route, &request, &reply, begun);
         ready(reply)
     }
@@ -113,15 +115,6 @@ fn robots() -> HttpResponse {
 
 fn favicon() -> HttpResponse {
     HttpResponse::NoContent().finish()
-}
-
-fn tag() -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((header::CONTENT_TYPE, "text/javascript; charset=utf-8"))
-        .insert_header((header::CACHE_CONTROL, "public, max-age=3600"))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header(("cross-origin-resource-policy", "cross-origin"))
-        .body(TAG)
 }
 
 async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -> HttpResponse {

@@ -11,4 +11,5 @@ pub mod management;
 pub mod ops;
 pub mod reply;
 mod request;
+pub mod tag;
 mod watch;

@@ -32,6 +32,7 @@ mod routes;
 mod schema;
 mod shutdown;
 mod stranded;
+mod tag;
 mod tokens;
 mod upstream;
 

@@ -1,0 +1,149 @@
+// What all tags share. Each is served as one function: this file, then its own. ES5, since old browsers buy, too; every
+// statement ends with a semicolon or brace, since line ends are not served (minify.rs).
+//
+// The first tag on a page makes `page`, its state; further ones, of whichever file, join in.
+var w = window, d = document, page = w.pixelgate && w.pixelgate.page;
+
+// A value for a form; what can't be one is left out rather than thrown.
+function enc(v) {
+  try { return encodeURIComponent(v && typeof v == 'object' ? JSON.stringify(v) : v); } catch (e) { return ''; }
+}
+
+// Own members that have a value: under a name of their own, or as custom data, brackets as they are, objects as JSON.
+function form(data, names) {
+  var q = '';
+  Object.keys(Object(data)).forEach(function (k) {
+    if (data[k] != null && typeof data[k] != 'function') {
+      q += '&' + (names.hasOwnProperty(k) ? names[k] : 'cd[' + enc(k) + ']') + '=' + enc(data[k]);
+    }
+  });
+  return q;
+}
+
+// The URL before a tag's own path: its events go there.
+function home(path) {
+  var url = '';
+  [].slice.call(d.getElementsByTagName('script')).concat(d.currentScript).forEach(function (s) {
+    s = s && RegExp('^(.*?)(/[a-z][a-z]_[A-Z][A-Z])?' + path + '([?#].*)?$').exec(s.src);
+    if (s) url = s[1];
+  });
+  return url;
+}
+
+function start(base) {
+  // What is not known to have arrived: at most 50 events, the oldest goes. `consent` is '', 'granted' or 'denied'.
+  var queue = [], busy = {}, consent = '', wait = 1, timer = 0, calls = (w.pixelgate || {}).q || [];
+
+  // The visitor's disk, which is used only after consent.
+  function store(act) {
+    try { act(w.localStorage); } catch (e) { return; }
+  }
+
+  function keep(e) {
+    if (consent == 'granted') {
+      store(function (s) { if (s.length < 200) s.setItem('pixelgate:' + e.k, JSON.stringify(e)); });
+    }
+  }
+
+  function forget(e) {
+    queue = queue.filter(function (k) { return k != e; });
+    if (consent) store(function (s) { s.removeItem('pixelgate:' + e.k); });
+  }
+
+  // Whether it arrived, or was refused for good. Otherwise it waits, at most five minutes.
+  function settle(e, ok) {
+    busy[e.k] = 0;
+    if (ok) {
+      wait = 1;
+      return forget(e);
+    }
+    keep(e);
+    wait = Math.min(300, wait * 2);
+    timer = timer || setTimeout(function () { timer = 0; flush(); }, wait * 500 * (1 + Math.random()));
+  }
+
+  function picture(e, body) {
+    var s = busy[e.k] = new Image();
+    s.onload = function () { settle(e, 1); };
+    s.onerror = function () { settle(e); };
+    s.src = e.u + '?' + body;
+  }
+
+  function body(e) { return e.b + '&st=' + Date.now(); }
+
+  function beacon(e) { return navigator.sendBeacon && navigator.sendBeacon(e.u, body(e)); }
+
+  // A request that outlives the page and whose answer is seen; else one of which none is. The image is for pages whose
+  // policy allows no other.
+  function post(e) {
+    busy[e.k] = 1;
+    e.h = 0;
+    if (w.fetch && 'keepalive' in Request.prototype) {
+      fetch(e.u, {method: 'POST', body: body(e), keepalive: true, credentials: 'include'}).then(function (s) {
+        settle(e, s.status < 500 && s.status != 429 && s.status != 408);
+      }, function () { picture(e, body(e)); });
+    } else if (beacon(e)) settle(e, 1);
+    else picture(e, body(e));
+  }
+
+  // Older than a day it would be no news, and the gateway's memory of ids ends after two.
+  function flush() {
+    queue.forEach(function (e) {
+      if (Date.now() - e.t > 864e5) forget(e);
+      else if (!busy[e.k]) post(e);
+    });
+  }
+
+  // The page may end here. What waits for another try gets one whose answer nobody sees, so it goes on waiting.
+  function hide() {
+    queue.forEach(function (e) {
+      if (!busy[e.k] && !e.h) e.h = beacon(e);
+      keep(e);
+    });
+  }
+
+  function agree(word) {
+    consent = page.consent = word == 'grant' ? 'granted' : 'denied';
+    store(function (s) {
+      Object.keys(s).forEach(function (k) {
+        var e = /^pixelgate:/.test(k) && JSON.parse(s[k]);
+        if (e && consent == 'denied') s.removeItem(k);
+        else if (e && e.u.indexOf(base) == 0 && queue.length < 50 && !(e.k in busy)) queue.push(e);
+      });
+    });
+    flush();
+  }
+
+  function send(url, q) {
+    // A page that is drawn ahead of a visit is no visit yet.
+    if (d.prerendering) return d.addEventListener('prerenderingchange', function () { send(url, q); });
+    var e = {k: '', t: Date.now(), u: url}, i = 4, s = w.crypto && crypto.getRandomValues;
+    s = s && crypto.getRandomValues(new Uint32Array(i));
+    while (i--) e.k += ((s ? s[i] : Math.random() * 4294967296) >>> 0).toString(36);
+    if (!/&eid=/.test(q)) q += '&eid=' + e.k;
+    q += '&dl=' + enc(location.href.slice(0, 4096)) + '&rl=' + enc(d.referrer) + '&ts=' + e.t;
+    if (consent) q += '&consent=' + consent;
+    // Meta's ids are read unless refused.
+    if (consent != 'denied' && !navigator.globalPrivacyControl) {
+      d.cookie.replace(/(?:^|; )_(fb[pc])=([^;]+)/g, function (s, k, v) { q += '&' + k + '=' + enc(v); });
+    }
+    e.b = q;
+    if (queue.length > 49) forget(queue[0]);
+    queue.push(e);
+    post(e);
+  }
+
+  // window.pixelgate('track', pixel, {…}) and ('consent', 'grant' or 'revoke').
+  function call(word, id, data) {
+    var names = {value: 'value', currency: 'currency', test: 'test', event_name: 'ev', event_id: 'eid'};
+    if (word == 'consent') agree(id);
+    if (word == 'track') send(base + '/offsite_event.php', 'id=' + enc(id) + form(data, names) + '&pg=fp1');
+  }
+
+  d.addEventListener('visibilitychange', function () { if (d.hidden) hide(); });
+  w.addEventListener('pagehide', hide);
+  w.addEventListener('online', flush);
+  w.pixelgate = call;
+  page = call.page = {send: send, agree: agree, sent: {}};
+  calls.forEach(function (s) { call.apply(w, s); });
+}
