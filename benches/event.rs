@@ -23,7 +23,7 @@ const AGENT: &[u8] =
 const REFERER: &[u8] = b"https://www.shop.example/checkout/thanks?utm_source=news&order=81723";
 
 fn raw(query: &[u8]) -> RawEvent<'_> {
-    RawEvent { query, body: Body::None }
+    RawEvent { query, body: Body::None, ..RawEvent::default() }
 }
 
 fn parsing(criterion: &mut Criterion) {

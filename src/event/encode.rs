@@ -287,7 +287,7 @@ pub fn rejected(
     if let Some(id) = refusal.pixel_id {
         members.ascii(member!("pixel_id"), id.digits(&mut [0; MAX_DIGITS]));
     }
-    members.ascii(member!("source"), b"offsite_event");
+    members.ascii(member!("source"), raw.route.as_str().as_bytes());
     visitor(&mut members, None, client, rules, gpc);
     members.text(member!("node_id"), stamp.node_id);
     members.ascii(member!("reason"), refusal.reason.reason().as_bytes());

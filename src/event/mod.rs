@@ -8,6 +8,7 @@ pub mod parse;
 pub mod privacy;
 pub mod raw;
 pub mod rejection;
+mod tr;
 pub mod value;
 
 #[cfg(test)]
@@ -20,12 +21,15 @@ use self::rejection::Rejection;
 use crate::pixel::PixelId;
 
 /// Where an event came in (`source` of the record).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Source {
     /// A plain pixel request.
+    #[default]
     OffsiteEvent,
     /// Sent by the first-party tag (`pg=fp1`).
     FpJs,
+    /// `/tr`, whose parameters are those of `fbq` and `_fbq`.
+    Tr,
 }
 
 impl Source {
@@ -34,14 +38,16 @@ impl Source {
         match self {
             Source::OffsiteEvent => "offsite_event",
             Source::FpJs => "fp_js",
+            Source::Tr => "tr",
         }
     }
 }
 
 /// The body of a POST, already collected and bounded, with the media type it is read as.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Body<'a> {
     /// GET, HEAD, or an empty POST.
+    #[default]
     None,
     /// `application/x-www-form-urlencoded`.
     Form(&'a [u8]),
@@ -54,8 +60,10 @@ pub enum Body<'a> {
 }
 
 /// What arrived, unchecked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RawEvent<'a> {
+    /// The route that it came by: [`Source::OffsiteEvent`] or [`Source::Tr`].
+    pub route: Source,
     /// The query string without `?`, still percent-encoded.
     pub query: &'a [u8],
     /// The body, if any.
@@ -192,7 +200,7 @@ pub struct Event<'a> {
     pub currency: Option<&'static str>,
     /// `test=1`.
     pub test: bool,
-    /// `pg=fp1` or not.
+    /// The route, and `pg=fp1` or not.
     pub source: Source,
     /// `ev`, verbatim.
     pub event_name: Option<Cow<'a, str>>,

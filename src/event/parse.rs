@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use futures_util::FutureExt;
 
-use super::{Body, Event, RawEvent, Refusal, Source, Warning, Warnings, currency, value};
+use super::{Body, Event, RawEvent, Refusal, Source, Warning, Warnings, currency, tr, value};
 use crate::event::rejection::Rejection;
 use crate::pixel::PixelId;
 
@@ -29,6 +29,7 @@ type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 /// Collects pairs: the last in the query wins, else the last in the body.
 struct Pairs<'a> {
     pairs: Vec<Pair<'a>>,
+    route: Source,
     in_body: bool,
     query_pairs: usize,
     warnings: Warnings,
@@ -36,7 +37,12 @@ struct Pairs<'a> {
 
 impl<'a> Pairs<'a> {
     fn push(&mut self, name: Cow<'a, str>, value: Cow<'a, str>) {
-        let name = strip_escaped_ampersand(name);
+        let mut name = strip_escaped_ampersand(name);
+        if self.route == Source::Tr
+            && let Some(plain) = tr::custom_name(&name)
+        {
+            name = Cow::Owned(plain);
+        }
         if name.is_empty() || value.is_empty() {
             return;
         }
@@ -217,6 +223,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 /// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
 pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> {
     let mut pairs = Pairs {
+        route: raw.route,
         pairs: Vec::with_capacity(ORDINARY_PAIRS),
         in_body: false,
         query_pairs: 0,
@@ -238,7 +245,10 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> 
             Ok(())
         }
     };
-    let Pairs { pairs, warnings, .. } = pairs;
+    let Pairs { mut pairs, warnings, .. } = pairs;
+    if raw.route == Source::Tr {
+        tr::rename(&mut pairs);
+    }
     let id = pairs.iter().find(|(name, _)| name == "id");
     let pixel_id = id.and_then(|(_, text)| PixelId::parse(text.as_bytes()));
     let refuse = |reason| Refusal { reason, pixel_id };
@@ -250,7 +260,7 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> 
         value: None,
         currency: None,
         test: false,
-        source: Source::OffsiteEvent,
+        source: raw.route,
         event_name: None,
         event_id: None,
         page_url: None,
@@ -306,7 +316,7 @@ fn place<'a>(
             event.test = true;
             return Ok(());
         }
-        "pg" if text == "fp1" => {
+        "pg" if text == "fp1" && event.source == Source::OffsiteEvent => {
             event.source = Source::FpJs;
             return Ok(());
         }

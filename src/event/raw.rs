@@ -119,12 +119,12 @@ mod tests {
     const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist, honor_gpc: true };
 
     fn query(text: &str, gpc: bool) -> String {
-        let raw = RawEvent { query: text.as_bytes(), body: Body::None };
+        let raw = RawEvent { query: text.as_bytes(), body: Body::None, ..RawEvent::default() };
         kept(&raw, &RULES, gpc).unwrap()
     }
 
     fn json(text: &str) -> String {
-        let raw = RawEvent { query: b"", body: Body::Json(text.as_bytes()) };
+        let raw = RawEvent { query: b"", body: Body::Json(text.as_bytes()), ..RawEvent::default() };
         kept(&raw, &RULES, false).unwrap()
     }
 
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_visitors_refusal_takes_identifiers_out() {
         assert_eq!(query("id=7&fbp=fb.1.2.3&amp;fbclid=x&%66bc=y&value=1", true), "id=7&value=1");
-        let raw = RawEvent { query: b"", body: Body::Json(b"{\"fbp\":\"fb.1.2.3\"") };
+        let raw = RawEvent { query: b"", body: Body::Json(b"{\"fbp\":\"fb.1.2.3\""), ..RawEvent::default() };
         assert_eq!(kept(&raw, &RULES, true), None);
     }
 
@@ -167,7 +167,7 @@ mod tests {
             let mut bytes = bytes;
             bytes.extend_from_slice(format!("\" https://s.example/?email=secret {tail}").as_bytes());
             let body = if form { Body::Form(&bytes) } else { Body::Json(&bytes) };
-            let text = kept(&RawEvent { query: b"", body }, &RULES, false).unwrap();
+            let text = kept(&RawEvent { query: b"", body, ..RawEvent::default() }, &RULES, false).unwrap();
             prop_assert!(text.len() <= MAX_RAW_BYTES);
             prop_assert!(form || !text.contains("email=secret"), "{text}");
         }

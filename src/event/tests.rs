@@ -24,7 +24,7 @@ fn encode(raw: RawEvent<'_>, client: &Client<'_>) -> Result<Value, Rejection> {
 }
 
 fn query(query: &str) -> Result<Value, Rejection> {
-    encode(RawEvent { query: query.as_bytes(), body: Body::None }, &Client::default())
+    encode(RawEvent { query: query.as_bytes(), body: Body::None, ..RawEvent::default() }, &Client::default())
 }
 
 fn own(record: &Value) -> Value {
@@ -49,12 +49,15 @@ fn what_names_no_pixel_is_refused() {
         assert_eq!(query(text), Err(reason), "{text}");
     }
     for body in ["", "[]", "1", "\"x\"", "{", "{\"id\":}", "{\"id\":1}x"] {
-        let raw = RawEvent { query: b"id=1", body: Body::Json(body.as_bytes()) };
+        let raw = RawEvent { query: b"id=1", body: Body::Json(body.as_bytes()), ..RawEvent::default() };
         assert_eq!(parse(raw, false).err().map(|refusal| refusal.reason), Some(Rejection::MalformedBody), "{body}");
     }
     let named = |reason| Refusal { reason, pixel_id: PixelId::parse(b"1") };
-    assert_eq!(parse(RawEvent { query: b"id=1&value=x", body: Body::None }, true), Err(named(Rejection::InvalidValue)));
-    let strict = parse(RawEvent { query: b"id=1&currency=x", body: Body::None }, true);
+    assert_eq!(
+        parse(RawEvent { query: b"id=1&value=x", body: Body::None, ..RawEvent::default() }, true),
+        Err(named(Rejection::InvalidValue))
+    );
+    let strict = parse(RawEvent { query: b"id=1&currency=x", body: Body::None, ..RawEvent::default() }, true);
     assert_eq!(strict, Err(named(Rejection::InvalidCurrency)));
 }
 
@@ -103,7 +106,8 @@ fn bodies_of_every_kind() {
         ),
         ("id=1&a=q", Body::Form(b"a=b&a=c"), json!({"params": {"a": "q"}, "warnings": ["repeated_parameter"]})),
     ] {
-        let record = encode(RawEvent { query: text.as_bytes(), body }, &Client::default()).unwrap();
+        let record =
+            encode(RawEvent { query: text.as_bytes(), body, ..RawEvent::default() }, &Client::default()).unwrap();
         assert_eq!(own(&record), expected, "{body:?}");
     }
 }
@@ -116,7 +120,7 @@ fn gpc_takes_identifiers_out() {
         gpc: true,
         ..Client::default()
     };
-    let raw = RawEvent { query: b"id=1&fbc=x&gclid=y", body: Body::None };
+    let raw = RawEvent { query: b"id=1&fbc=x&gclid=y", body: Body::None, ..RawEvent::default() };
     assert_eq!(own(&encode(raw, &client).unwrap()), json!({"client_ip": "203.0.113.0", "gpc": true}));
     let client = Client { gpc: false, ..client };
     let record = own(&encode(raw, &client).unwrap());
@@ -131,14 +135,14 @@ proptest! {
         let (user_agent, referer) = (Some(&agent[..]), Some(&agent[..]));
         let client = Client { user_agent, referer, cookie: Some(&bytes), ..Client::default() };
         for body in [Body::Form(&bytes), Body::Text(&bytes), Body::Json(&bytes), Body::Multipart(&bytes, "B")] {
-            if let Ok(record) = encode(RawEvent { query: b"id=1", body }, &client) {
+            if let Ok(record) = encode(RawEvent { query: b"id=1", body, ..RawEvent::default() }, &client) {
                 prop_assert!(record.as_object().unwrap().values().all(|value| !value.is_null()));
             }
         }
         let stamp = Stamp { id: [7; 16], received: Timestamp(0), node_id: "n" };
         let mut out = Vec::new();
         let refusal = Refusal { reason: Rejection::MissingId, pixel_id: None };
-        let raw = RawEvent { query: &bytes, body: Body::None };
+        let raw = RawEvent { query: &bytes, body: Body::None, ..RawEvent::default() };
         rejected(&mut out, &stamp, refusal, &raw, &client, &RULES);
         let record: Value = serde_json::from_slice(&out).expect("valid JSON");
         prop_assert!(record["raw"].as_str().unwrap().len() <= 4096);
@@ -149,7 +153,8 @@ proptest! {
         let text = format!("%{byte:02x}").repeat(300);
         let query: String = names.iter().map(|name| format!("&{name}={text}")).collect();
         let query = format!("id=1{query}");
-        let mut event = parse(RawEvent { query: query.as_bytes(), body: Body::None }, false).unwrap();
+        let raw = RawEvent { query: query.as_bytes(), body: Body::None, ..RawEvent::default() };
+        let mut event = parse(raw, false).unwrap();
         let pixel = Pixel { id: event.pixel_id, name: None, tag: None, ad_account_id: None, archived: false };
         let stamp = Stamp { id: [7; 16], received: Timestamp(0), node_id: "n" };
         let mut out = Vec::new();

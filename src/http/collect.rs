@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::RequestHead;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -17,14 +17,14 @@ use super::facts::Facts;
 use super::reply::Shape;
 use super::tag::Tag;
 use crate::event::rejection::Rejection;
-use crate::event::{Body, Client, RawEvent, Refusal, Warnings};
+use crate::event::{Body, Client, RawEvent, Refusal, Source, Warnings};
 use crate::feed::Feed;
 use crate::inflight::Inflight;
 use crate::ingest::{Denied, Ingest, Kept, Outcome};
 use crate::metrics::{self, Route};
 use crate::time::{Clock, SystemClock};
 
-/// The event routes.
+/// The paths of plain pixel requests.
 pub(super) const PATHS: [&str; 2] = ["/offsite_event.php", "/offsite_event"];
 
 /// Bounds of a request.
@@ -58,15 +58,15 @@ pub struct Worker {
 
 /// Mounts the routes of websites.
 pub fn configure(config: &mut ServiceConfig, worker: Rc<Worker>) {
-    for path in PATHS {
+    for (route, paths) in [(Source::OffsiteEvent, PATHS), (Source::Tr, ["/tr", "/tr/"])] {
         let worker = worker.clone();
-        config.service(web::resource(path).to(move |request: HttpRequest, payload: web::Payload| {
+        config.service(web::resource(paths).to(move |request: HttpRequest, payload: web::Payload| {
             let worker = worker.clone();
-            async move { answer(&worker, &request, payload).await }
+            async move { answer(&worker, route, &request, payload).await }
         }));
     }
-    for tag in worker.tags.iter().cloned() {
-        let patterns = tag.patterns();
+    for tag in worker.tags.iter() {
+        let (patterns, tag) = (tag.patterns(), tag.clone());
         config.service(web::resource(patterns).to(counted(&worker, Route::Tag, move |request| tag.reply(request))));
     }
     config
@@ -117,12 +117,12 @@ fn favicon() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
+async fn answer(worker: &Worker, route: Source, request: &HttpRequest, payload: web::Payload) -> HttpResponse {
     let begun = SystemClock.monotonic();
     let head = request.head();
     let facts = Facts::of(&head.headers);
     let shape = Shape::of(&head.method, &facts);
-    let reply = match offer(worker, request, &facts, begun, payload).await {
+    let reply = match offer(worker, route, request, &facts, begun, payload).await {
         Ok(Told::Ignored(warnings)) => shape.accepted(None, warnings),
         Ok(Told::Accepted(id, warnings)) => shape.accepted(Some(id), warnings),
         Ok(Told::Preflight) => shape.preflight(),
@@ -132,7 +132,8 @@ async fn answer(worker: &Worker, request: &HttpRequest, payload: web::Payload) -
             shape.rejected(&denied)
         }
     };
-    worker.count(Route::Event, request, &reply, begun);
+    let route = if route == Source::Tr { Route::Tr } else { Route::Event };
+    worker.count(route, request, &reply, begun);
     reply
 }
 
@@ -145,6 +146,7 @@ enum Told {
 
 async fn offer(
     worker: &Worker,
+    route: Source,
     request: &HttpRequest,
     facts: &Facts<'_>,
     begun: Duration,
@@ -167,7 +169,7 @@ async fn offer(
     };
     // From here to the receipt nothing waits: the request is rejected now or enqueued now.
     let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, facts.content_type));
-    let offered = worker.decide(query, read, &client, counts);
+    let offered = worker.decide(route, query, read, &client, counts);
     drop(room);
     match offered? {
         Outcome::Ignored(warnings) => Ok(Told::Ignored(warnings)),
@@ -191,12 +193,13 @@ impl Worker {
     /// The one step in which a request is rejected or enqueued, counted as what it is.
     pub(super) fn decide(
         &self,
+        route: Source,
         query: &[u8],
         read: Result<Body<'_>, Rejection>,
         client: &Client<'_>,
         counts: bool,
     ) -> Result<Outcome, Denied> {
-        let raw = RawEvent { query, body: *read.as_ref().unwrap_or(&Body::None) };
+        let raw = RawEvent { route, query, body: *read.as_ref().unwrap_or(&Body::None) };
         let offered = read.map_err(Denied::from).and_then(|_| self.ingest.offer(raw, client, counts));
         match &offered {
             Err(denied) if counts => self.refused(denied.refusal, &raw, client),

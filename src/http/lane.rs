@@ -25,8 +25,8 @@ use super::collect::Worker;
 use super::reply::{self, Kept, Shape};
 use super::request::Request;
 use super::watch::Line;
-use crate::event::Warnings;
 use crate::event::rejection::Rejection;
+use crate::event::{Source, Warnings};
 use crate::ingest::{Denied, Outcome};
 use crate::journal::{Lost, Told};
 use crate::metrics::Route;
@@ -260,7 +260,7 @@ impl Conn {
             true => super::collect::read_as(request.body, request.facts.content_type),
             false => Err(Rejection::Overloaded),
         };
-        worker.decide(request.query, read, &client, !request.facts.is_prefetch())
+        worker.decide(Source::OffsiteEvent, request.query, read, &client, !request.facts.is_prefetch())
     }
 
     fn answer(&self, reply: HttpResponse, is_post: bool, begun: Duration) {

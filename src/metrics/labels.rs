@@ -5,6 +5,8 @@
 pub enum Route {
     /// `/offsite_event.php`, `/offsite_event`.
     Event,
+    /// `/tr`, `/tr/`.
+    Tr,
     /// The first-party tag.
     Tag,
     /// `/offsitepixels` and below.
@@ -38,12 +40,13 @@ pub enum StatusClass {
 
 impl Route {
     /// All of them.
-    pub const ALL: [Route; 4] = [Route::Event, Route::Tag, Route::Management, Route::Other];
+    pub const ALL: [Route; 5] = [Route::Event, Route::Tr, Route::Tag, Route::Management, Route::Other];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Route::Event => "offsite_event",
+            Route::Tr => "tr",
             Route::Tag => "fp_js",
             Route::Management => "offsitepixels",
             Route::Other => "other",
@@ -56,7 +59,7 @@ impl Route {
         use Method::{Delete, Get, Head, Other, Put};
         use StatusClass::{C3xx, C5xx};
         match self {
-            Route::Event => !matches!(method, Put | Delete) && class != C3xx,
+            Route::Event | Route::Tr => !matches!(method, Put | Delete) && class != C3xx,
             Route::Tag => matches!(method, Get | Head | Other) && class != C5xx,
             Route::Management => true,
             Route::Other => matches!(method, Get | Other) && !matches!(class, C3xx | C5xx),

@@ -34,6 +34,7 @@ mod shutdown;
 mod stranded;
 mod tag;
 mod tokens;
+mod tr;
 mod upstream;
 
 #[cfg(feature = "e2e")]

@@ -203,7 +203,8 @@ fn other_paths_have_their_answers() {
     for path in ["/fp.js", "/robots.txt"] {
         assert_eq!(ask(&site, "HEAD", path, &[], "").status, 200, "{path}");
     }
-    for path in ["/", "/offsite_event.php/", "//offsite_event", "/OFFSITE_EVENT", "/en/fp.js", "/tr", "/metrics", "/%"]
+    for path in
+        ["/", "/offsite_event.php/", "//offsite_event", "/OFFSITE_EVENT", "/en/fp.js", "/tr/x", "/metrics", "/%"]
     {
         assert_eq!(ask(&site, "GET", path, &[], "").status, 404, "{path}");
     }

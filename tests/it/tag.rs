@@ -50,7 +50,7 @@ fn tags_are_cached_and_packed() {
         assert_eq!(get(&site, path, &[]).status, 404, "{path}");
     }
     assert_eq!(
-        gateway.metric(r#"http_request_duration_seconds_count{method="POST",route="fp_js",status_class="4xx"}"#),
+        gateway.metric(r#"http_request_duration_seconds_count{route="fp_js",method="POST",status_class="4xx"}"#),
         Some(5.0)
     );
     assert_eq!(gateway.stop(), Some(0));

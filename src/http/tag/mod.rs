@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn each_tag_is_small() {
-        for tag in tags("/a/rather/long/path/of-a-loader.js") {
+        let long = tags("/a/rather/long/path/of-a-loader.js").pop();
+        for tag in tags("/site.js").into_iter().chain(long) {
             println!("{}: {} bytes, {} gzipped", tag.path, tag.plain.len(), tag.gzip.len());
             assert!(tag.gzip.len() <= 2048, "{}: {} bytes", tag.path, tag.gzip.len());
         }
