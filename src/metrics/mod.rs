@@ -27,7 +27,7 @@ use crate::feed::Feed;
 use crate::journal::{self, Commit, Journal, Observer};
 use crate::limits::Limits;
 use crate::publish;
-use crate::registry::Registry;
+use crate::registry::{Registry, lookups};
 use crate::time::Timestamp;
 use crate::upstream;
 
@@ -192,6 +192,11 @@ impl Metrics {
         page.gauge("pixelgate_registry_last_sync_timestamp_seconds", help).is(oldest.0 as f64 / 1000.0);
         let errors = registry.sync_errors() as f64;
         page.counter("pixelgate_registry_sync_errors_total", "Syncs with the upstream that failed.").is(errors);
+        let help = "Unknown ids that were seen often and asked for at the upstream, by what came of it.";
+        let mut family = page.counter("pixelgate_registry_lookups_total", help);
+        for outcome in lookups::Outcome::ALL {
+            family.add(&[("outcome", outcome.as_str())], registry.lookups(outcome) as f64);
+        }
         let help = "Time that registry.upstream took to the head of its answer, by class of status; 5xx also for none.";
         let mut family = page.histogram("pixelgate_upstream_request_duration_seconds", help);
         for (class, distribution) in StatusClass::ALL.into_iter().zip(&self.upstream_durations) {

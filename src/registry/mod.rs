@@ -16,12 +16,15 @@ mod directory;
 mod keeper;
 mod learning;
 pub mod lessons;
+pub mod lookups;
 mod manage;
+mod own;
 mod schema;
 mod status;
 mod store;
 pub mod sync;
 pub mod tokens;
+mod unknowns;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,6 +43,7 @@ pub use self::status::Status;
 pub use self::store::FILE;
 use self::store::{Access, Origin, Store, Stored};
 use self::tokens::{Grant, TokenHash};
+use self::unknowns::Unknowns;
 use crate::pixel::{Pixel, PixelId};
 use crate::time::{Clock, Timestamp};
 
@@ -157,6 +161,9 @@ struct Inner {
     /// The first token's file could not be written yet.
     lacks_first_token: AtomicBool,
     freshness: Freshness,
+    /// With an upstream and a token of our own.
+    unknowns: Option<Unknowns>,
+    lookups: lookups::Counts,
     /// Pixels that are known and could not be stored yet. Bounded by `registry.max_pixels`; locked after `store`.
     unstored: Mutex<BTreeSet<PixelId>>,
 }
@@ -183,6 +190,7 @@ impl Registry {
             ),
         }
         let directory = ArcSwap::from_pointee(Directory::default());
+        let asks = options.mode == Mode::Proxy && options.learning.token.is_some();
         let inner = Arc::new(Inner {
             options,
             clock,
@@ -190,6 +198,8 @@ impl Registry {
             store: Mutex::new(store),
             lacks_first_token: AtomicBool::new(false),
             freshness: Freshness::default(),
+            unknowns: asks.then(Unknowns::new),
+            lookups: lookups::Counts::default(),
             unstored: Mutex::default(),
         });
         inner.load(&mut inner.lock())?;
@@ -203,8 +213,7 @@ impl Registry {
         let directory = self.inner.directory.load();
         match directory.find(id) {
             Some(index) => Lookup::Known(Known { directory, index }),
-            None if self.inner.is_complete() => Lookup::Unknown,
-            None => Lookup::NotChecked,
+            None => self.inner.unknown(id),
         }
     }
 
@@ -285,10 +294,17 @@ impl Inner {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an id that is not known is unknown.
-    fn is_complete(&self) -> bool {
-        let follows = self.options.mode == Mode::Proxy && !self.options.learning.ad_accounts.is_empty();
-        !follows || self.freshness.is_complete(self.clock.monotonic())
+    /// What is to be thought of an id that is not known. For the hot path.
+    fn unknown(&self, id: PixelId) -> Lookup {
+        if self.options.mode == Mode::Local {
+            return Lookup::Unknown;
+        }
+        let now = self.clock.monotonic();
+        if let Some(unknowns) = &self.unknowns {
+            unknowns.saw(id, now);
+        }
+        let complete = self.options.learning.ad_accounts.is_empty() || self.freshness.is_complete(now);
+        if complete { Lookup::Unknown } else { Lookup::NotChecked }
     }
 
     fn unstored(&self) -> MutexGuard<'_, BTreeSet<PixelId>> {

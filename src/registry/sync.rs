@@ -1,4 +1,5 @@
-//! Keeps the known pixels those of the upstream: asks for each ad account's list with the gateway's own token.
+//! Keeps the known pixels those of the upstream: asks for each ad account's list with the gateway's own token, and for
+//! single pixels that are seen often (`super::lookups`).
 //!
 //! A thread of its own, so that neither a slow upstream nor a long list is felt by events. An answer that failed, is
 //! absurd, or is empty where pixels were known changes nothing but a counter.
@@ -8,17 +9,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
-use super::{PREFER_ARCHIVED, Registry, lessons};
+use super::{PREFER_ARCHIVED, Registry, lessons, lookups, own};
 use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
-use crate::upstream::{Call, Client, Connector, Gate, HeaderMap, HeaderValue, Method, Options, PathAndQuery, header};
+use crate::upstream::{Client, Connector, Gate, HeaderValue, Method, Options, header};
 
 /// Accounts that are asked for at the same time.
-pub const CALLS: usize = 8;
+const ACCOUNTS: usize = 8;
+/// Own calls that may be open at once: those and a look-up.
+pub const CALLS: usize = ACCOUNTS + 1;
 /// Longest list: a hundred thousand pixels with their snippets.
 const LIST_MAX_BYTES: usize = 128 << 20;
 /// The first wait after a failure; doubled up to `registry.sync_interval`.
@@ -33,7 +36,7 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Starts it; with no ad accounts it ends at once.
+    /// Starts it; with no ad accounts and no token it ends at once.
     pub fn start(
         registry: Arc<Registry>,
         upstream: Options,
@@ -47,7 +50,7 @@ impl Sync {
             let work = async {
                 let client = Client::new(upstream, connector, gate);
                 tokio::select! {
-                    () = run(&registry, &client) => {}
+                    _ = join(run(&registry, &client), lookups::run(&registry, &client)) => {}
                     () = stopped.notified() => {}
                 }
             };
@@ -98,7 +101,7 @@ async fn run(registry: &Registry, client: &Client) {
             tokio::time::sleep(next - now).await;
             continue;
         }
-        let due = accounts.iter_mut().filter(|account| account.due <= now).take(CALLS);
+        let due = accounts.iter_mut().filter(|account| account.due <= now).take(ACCOUNTS);
         join_all(due.map(|account| account.sync(registry, client))).await;
         let mut complete_until = Duration::MAX;
         let mut oldest = Timestamp::MAX;
@@ -142,35 +145,18 @@ impl Account {
     }
 
     async fn fetch(&mut self, registry: &Registry, client: &Client) -> Result<(), String> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("pixelgate/", env!("CARGO_PKG_VERSION"))));
-        headers.insert("prefer", HeaderValue::from_static(PREFER_ARCHIVED));
-        if let Some(token) = &registry.inner.options.learning.token {
-            let value = HeaderValue::from_str(&format!("OAuth {}", token.expose()));
-            let mut value = value.map_err(|_| "registry.upstream_token can't be sent".to_owned())?;
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
-        }
+        let mut call = own::call(registry, Method::GET, &format!("/offsitepixels?fb_ad_account_id={}", self.id))?;
+        call.headers.insert("prefer", HeaderValue::from_static(PREFER_ARCHIVED));
         if let Some(etag) = &self.etag {
-            headers.insert(header::IF_NONE_MATCH, etag.clone());
+            call.headers.insert(header::IF_NONE_MATCH, etag.clone());
         }
-        let target = format!("/offsitepixels?fb_ad_account_id={}", self.id);
-        let target: PathAndQuery = target.parse().map_err(|_| "not an ad account's id".to_owned())?;
-        let call = Call { method: Method::GET, target, headers, body: Default::default() };
-        let mut answer = client.call(&call).await.map_err(|error| error.to_string())?;
+        let answer = client.call(&call).await.map_err(|error| error.to_string())?;
         match answer.status {
             200 => {}
             304 if self.etag.is_some() => return self.settle(registry, None),
             status => return Err(format!("registry.upstream answered {status}")),
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.body.chunk().await.map_err(|error| error.to_string())? {
-            if body.len() + chunk.len() > LIST_MAX_BYTES {
-                return Err(format!("its list has more than {LIST_MAX_BYTES} bytes"));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = own::read(answer.body, LIST_MAX_BYTES).await?;
         let pixels = lessons::list(&body, &self.id).ok_or("its answer is no list of pixels")?;
         drop(body);
         self.settle(registry, Some(pixels))?;

@@ -318,3 +318,20 @@ fn limits_of_management_hold_for_what_is_passed_on() {
     assert_eq!(upstream.seen().len(), passed);
     assert_eq!(gateway.stop(), Some(0));
 }
+
+#[test]
+fn a_token_has_its_limit_whatever_address_it_comes_from() {
+    let upstream = Upstream::start(|_| json("[]"));
+    let site = proxy_site(&upstream, "");
+    site.reconfigure("[limits]\nmode = \"observe\"\n", "[limits]\nmanagement = { rate = \"1/m\", burst = 2 }\n");
+    site.reconfigure("workers = 2\n", "workers = 2\ntrusted_proxies = [\"127.0.0.1\"]\n");
+    let gateway = site.start();
+    let status = |token: &str, address: u8| {
+        let head = format!("GET /offsitepixels HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.{address}\r\n");
+        ask(&site, &format!("{head}Authorization: OAuth {token}\r\n\r\n")).status
+    };
+    assert_eq!([1, 2, 3].map(|address| status("one", address)), [200, 200, 429]);
+    assert_eq!(status("two", 4), 200, "another token from another address");
+    assert_eq!(upstream.seen().len(), 3);
+    assert_eq!(gateway.stop(), Some(0));
+}

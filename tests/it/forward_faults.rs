@@ -1,7 +1,7 @@
 //! `registry.mode = "proxy"` with an upstream that misbehaves: clients are told in time, and events don't notice.
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,6 +93,66 @@ fn a_hanging_upstream_is_504_within_its_time() {
     assert_eq!(upstream.seen().len(), 1, "who was too slow once is not asked again");
     assert_eq!(ask(&site, POST).body, b"[]", "slow, and within the limit");
     assert_eq!(gateway.stop(), Some(0));
+}
+
+/// A listener whose queue is full: it answers no further connection, as a host does that drops packets.
+struct Full {
+    _socket: std::os::fd::OwnedFd,
+    _queued: Vec<TcpStream>,
+    address: std::net::SocketAddr,
+}
+
+impl Full {
+    fn start() -> Full {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        listen(&socket, 0).unwrap();
+        let address = std::net::SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap();
+        let soon = Duration::from_millis(300);
+        let queued = (0..8).map_while(|_| TcpStream::connect_timeout(&address, soon).ok()).collect();
+        assert!(TcpStream::connect_timeout(&address, soon).is_err(), "the queue is not full");
+        Full { _socket: socket, _queued: queued, address }
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_made_is_504_within_its_time() {
+    let full = Full::start();
+    let upstream = Upstream::start(|_| json("[]"));
+    let site = proxy_site(&upstream, "upstream_timeout = \"500ms\"");
+    site.reconfigure(&upstream.address.to_string(), &full.address.to_string());
+    let gateway = site.start();
+    let reply = ask(&site, GET);
+    assert_eq!((reply.status, error_type(&reply).as_str()), (504, "upstream_timeout"));
+    assert_eq!(reply.header("x-request-id").unwrap().len(), 36);
+    assert_eq!(event(&site).status, 200);
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn a_token_is_in_no_log_error_or_figure() {
+    let upstream = Upstream::start(|seen| match seen.line.starts_with("POST") {
+        true => Act::SayAndClose(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[".to_vec()),
+        false => Act::SayAndClose(Vec::new()),
+    });
+    let site = proxy_site(&upstream, "upstream_token = \"ourOwnSecret\"\nad_accounts = [\"9\"]\nlearn = \"any\"");
+    let config = std::fs::read_to_string(site.config()).unwrap();
+    std::fs::write(site.config(), config + "[log]\nlevel = \"trace\"\n").unwrap();
+    let gateway = site.start();
+    let with_token = |request: &str| request.replace("Host: a", "Host: a\r\nAuthorization: OAuth theirSecret");
+    let reply = ask(&site, &with_token(GET));
+    assert_eq!(reply.status, 502);
+    let mut client = Client::connect(site.public).unwrap();
+    client.send(with_token(POST).as_bytes()).unwrap();
+    assert!(client.reply().is_err());
+    let page = Client::connect(site.ops).unwrap().get("/metrics").unwrap();
+    let config = site.run(&["config"]);
+    assert_eq!(gateway.stop(), Some(0));
+    let texts = [reply.body, page.body, site.log().into_bytes(), config.stdout];
+    for text in texts.map(|text| String::from_utf8(text).unwrap()) {
+        assert!(!text.is_empty() && !text.contains("Secret"), "{text}");
+    }
 }
 
 #[test]

@@ -97,6 +97,20 @@ fn own_token_and_learn_any_teach_beyond_the_listed_accounts() {
 }
 
 #[test]
+fn a_store_that_can_not_be_written_costs_no_reply_and_no_event() {
+    let upstream = Upstream::start(|_| json(r#"{"id":"81"}"#));
+    let site = proxy_site(&upstream, "ad_accounts = [\"9\"]");
+    let gateway = site.start();
+    let other = rusqlite::Connection::open(site.data().join("registry.sqlite")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let reply = ask(&site, &post("anybody", "fb_ad_account_id=9&name=N&tag=LEAD"));
+    assert_eq!((reply.status, reply.body.as_slice()), (200, &br#"{"id":"81"}"#[..]));
+    until("it is known without the disk", || taken(&site, "81").0 == 200);
+    drop(other);
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
 fn a_packed_reply_teaches_and_stays_packed() {
     let packed = {
         use std::io::Write;

@@ -25,6 +25,7 @@ mod lane;
 mod learning;
 mod limits;
 mod logs;
+mod lookups;
 mod manage;
 mod metrics;
 mod ops;
