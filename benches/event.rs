@@ -42,9 +42,9 @@ fn encoding(criterion: &mut Criterion) {
     let id = PixelId::parse(b"6010000000001").expect("thirteen digits");
     let text = |text: &str| Some(text.to_owned());
     let pixel = Pixel { id, name: text("Checkout"), tag: text("checkout"), ad_account_id: text("8"), archived: false };
-    let rules = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist, honor_gpc: true };
+    let rules = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist };
     let ip = Some(Ipv4Addr::new(203, 0, 113, 77).into());
-    let client = Client { ip, user_agent: Some(AGENT), referer: Some(REFERER), cookie: None, gpc: false };
+    let client = Client { ip, user_agent: Some(AGENT), referer: Some(REFERER), ..Client::default() };
     let stamp = Stamp { id: [7; 16], received: Timestamp(1_795_496_441_123), node_id: "node-0123456789ab" };
     for (name, query) in [("pixel", PIXEL_REQUEST), ("rich", RICH_REQUEST)] {
         let event = parse(raw(query), false).expect("the bench's own request");

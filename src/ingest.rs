@@ -12,12 +12,13 @@ use rand::{Rng, SeedableRng};
 
 use crate::event::encode::{self, Stamp};
 use crate::event::parse::parse;
-use crate::event::raw::MAX_RAW_BYTES;
+use crate::event::raw::{self, MAX_RAW_BYTES};
 use crate::event::rejection::Rejection;
-use crate::event::{Client, RawEvent, Refusal, Warning, Warnings, privacy};
+use crate::event::{Client, Consent, RawEvent, Refusal, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
 use crate::limits::{Limits, Over};
 use crate::pixel::{MAX_DIGITS, Pixel};
+use crate::policy::{Decision, Policies, Wishes};
 use crate::record::{Head, Kind};
 use crate::registry::{Lookup, Registry};
 use crate::rejects::Allowance;
@@ -41,6 +42,8 @@ pub struct Options {
     pub unknown_pixel: UnknownPixel,
     /// What is kept of a visitor.
     pub privacy: privacy::Options,
+    /// Origins, and what a visitor's refusal means, by pixel.
+    pub policies: Arc<Policies>,
     /// Whether rejected requests are journaled (`kafka.rejected_topic` is not empty).
     pub journal_rejected: bool,
 }
@@ -59,8 +62,33 @@ pub struct Accepted {
 pub enum Outcome {
     /// It goes to the journal.
     Accepted(Accepted),
-    /// HEAD or prefetch: valid, answered like an event, and none.
-    Ignored(Warnings),
+    /// Valid, answered like an event, and none.
+    Ignored(Ignored, Warnings),
+}
+
+/// Why a valid request makes no record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ignored {
+    /// HEAD or prefetch.
+    Prefetch,
+    /// `Sec-GPC: 1`, and the pixel's policy for it.
+    Gpc,
+    /// `consent=denied`, and the pixel's policy for it.
+    Consent,
+}
+
+impl Ignored {
+    /// All of them.
+    pub const ALL: [Ignored; 3] = [Ignored::Prefetch, Ignored::Gpc, Ignored::Consent];
+
+    /// The word that metrics have for it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Ignored::Prefetch => "",
+            Ignored::Gpc => "gpc",
+            Ignored::Consent => "consent",
+        }
+    }
 }
 
 /// Why a request is refused, and what its answer says beside the reason.
@@ -167,13 +195,23 @@ impl Ingest {
                 &bare
             }
         };
+        let policy = self.options.policies.of(Some(pixel_id));
+        if policy.origins.is_some_and(|origins| !origins.allow(client.origin, client.referer)) {
+            return Err(refuse(Rejection::OriginNotAllowed).into());
+        }
         if self.limits.has_per_pixel() {
             self.limits.pixel(event.pixel_id, self.clock.monotonic())?;
         }
         if !counts {
             event.warnings.add(Warning::Prefetch);
-            return Ok(Outcome::Ignored(event.warnings));
+            return Ok(Outcome::Ignored(Ignored::Prefetch, event.warnings));
         }
+        let denied = event.consent == Some(Consent::Denied);
+        let client = &match policy.decide(Wishes { gpc: client.gpc, denied }) {
+            Decision::Record { gpc, anonymous } => Client { gpc, anonymous, ..*client },
+            Decision::DropByGpc => return Ok(Outcome::Ignored(Ignored::Gpc, event.warnings)),
+            Decision::DropByConsent => return Ok(Outcome::Ignored(Ignored::Consent, event.warnings)),
+        };
         let (id, received) = self.identity();
         encode::check_clock(&mut event, received);
         let stamp = Stamp { id, received, node_id: &self.node_id };
@@ -206,6 +244,7 @@ impl Ingest {
         if !self.options.journal_rejected || ours {
             return Kept::Unwanted;
         }
+        let Some(client) = &self.judged(refusal, raw, client) else { return Kept::Unwanted };
         let bytes = raw.bytes().min(MAX_RAW_BYTES) + REJECTED_OVERHEAD_BYTES;
         if !self.rejects.borrow_mut().take(self.clock.monotonic(), bytes) {
             return Kept::Dropped;
@@ -223,12 +262,28 @@ impl Ingest {
     }
 
     /// The record of a rejected request that the journal doesn't keep, for the live feed: its id and JSON.
-    pub fn rejected_record(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'_>) -> ([u8; 16], Vec<u8>) {
+    /// `None` if nothing of it may be shown.
+    pub fn rejected_record(
+        &self,
+        refusal: Refusal,
+        raw: &RawEvent<'_>,
+        client: &Client<'_>,
+    ) -> Option<([u8; 16], Vec<u8>)> {
+        let client = &self.judged(refusal, raw, client)?;
         let (id, received) = self.identity();
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let mut record = Vec::new();
         encode::rejected(&mut record, &stamp, refusal, raw, client, &self.options.privacy);
-        (id, record)
+        Some((id, record))
+    }
+
+    /// The sender of a rejected request as its pixel's policy lets it be seen; `None` if not at all.
+    fn judged<'a>(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'a>) -> Option<Client<'a>> {
+        let wishes = Wishes { gpc: client.gpc, denied: raw::denies_consent(raw) };
+        match self.options.policies.of(refusal.pixel_id).decide(wishes) {
+            Decision::Record { gpc, anonymous } => Some(Client { gpc, anonymous, ..*client }),
+            Decision::DropByGpc | Decision::DropByConsent => None,
+        }
     }
 }
 

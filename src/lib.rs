@@ -19,6 +19,7 @@ pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod pixel;
+pub mod policy;
 pub mod preflight;
 pub mod publish;
 pub mod record;

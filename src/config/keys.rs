@@ -255,6 +255,14 @@ pub(super) const KEYS: &[Key] = &[
     key("registry.snippet_value", Text(rules::VALUE), "0.00", "The value that a fresh js_pixel carries."),
     key("registry.snippet_currency", Text(rules::CURRENCY), "USD", "The currency that a fresh js_pixel carries."),
     key(
+        "pixels.*",
+        Overlays,
+        "",
+        "What is laid over single pixels of any registry, or over all: [pixels.\"*\"]. origins: hosts of the pages \
+         that may report, else 403 origin_not_allowed; none among them: also requests that name no page. gpc, \
+         consent: what Sec-GPC: 1 and consent=denied do; ignore, anonymise (as privacy.honor_gpc), drop (no record).",
+    ),
+    key(
         "limits.mode",
         Choice(&["enforce", "observe", "off"]),
         "enforce",

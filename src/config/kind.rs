@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::overlay::{self, Overlays};
 use super::source::{Problem, quoted};
 use super::units::{self, Limit};
 use crate::pixel::{Pixel, PixelId};
@@ -41,6 +42,8 @@ pub(super) enum Kind {
     Client,
     /// `registry.pixels`.
     Pixels,
+    /// The tables `[pixels."<id>"]`.
+    Overlays,
 }
 
 /// A test and the words that say it.
@@ -65,6 +68,7 @@ pub(super) enum Word {
     Limit(Option<Limit>),
     Properties(Properties),
     Pixels(Vec<Pixel>),
+    Overlays(Overlays),
 }
 
 /// Longest part of a bad value that a problem repeats.
@@ -79,6 +83,7 @@ impl Kind {
             (Kind::List(rule), value) => list(path, rule, value, problems),
             (Kind::Client, Value::Table(table)) => client(path, table, problems),
             (Kind::Pixels, Value::Array(values)) => pixels(path, values, problems),
+            (Kind::Overlays, Value::Table(table)) => overlay::read(table, problems).map(Word::Overlays),
             (kind, value) => {
                 let word = kind.one(&value);
                 if word.is_none() {
@@ -122,6 +127,7 @@ impl Kind {
             // An empty text is what the environment and defaults have for none.
             Kind::Client => text?.is_empty().then(|| Word::Properties(Properties::default())),
             Kind::Pixels => text?.is_empty().then(|| Word::Pixels(Vec::new())),
+            Kind::Overlays => text?.is_empty().then(|| Word::Overlays(Overlays::new())),
             Kind::List(_) => None,
         }
     }
@@ -148,12 +154,13 @@ impl Kind {
             Kind::Rate => "allowed are { rate = \"200/s\", burst = 1000 } and \"off\"".to_owned(),
             Kind::Client => "allowed is a table of librdkafka properties".to_owned(),
             Kind::Pixels => "allowed is a list of tables with id, name, tag, fb_ad_account_id".to_owned(),
+            Kind::Overlays => "allowed are tables [pixels.\"<id>\"]".to_owned(),
         }
     }
 }
 
 /// A bad value, shortened and on one line.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) if text.chars().count() > SHOWN_CHARS => {
             format!("{:?}…", text.chars().take(SHOWN_CHARS).collect::<String>())
@@ -265,7 +272,7 @@ impl Word {
     pub(super) fn to_toml(&self) -> Option<Value> {
         let text = |text: &str| Value::String(text.to_owned());
         Some(match self {
-            Word::Unset | Word::Properties(_) => return None,
+            Word::Unset | Word::Properties(_) | Word::Overlays(_) => return None,
             Word::Text(word) => text(word),
             Word::Secret(secret) => Value::String(secret.to_string()),
             Word::Number(number) => Value::Integer(*number),

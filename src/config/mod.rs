@@ -5,6 +5,7 @@
 
 mod keys;
 mod kind;
+mod overlay;
 pub mod reference;
 mod rules;
 mod source;
@@ -16,6 +17,7 @@ mod words;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -26,6 +28,7 @@ use words::Words;
 use crate::event::privacy::{self, ClientIp, UrlQuery};
 use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
+use crate::policy::{Policies, Treatment};
 use crate::{journal, limits, publish, registry, upstream};
 
 /// The effective configuration.
@@ -265,6 +268,13 @@ fn upstream(from: &Words) -> Option<Upstream> {
     })
 }
 
+fn policies(from: &Words) -> Policies {
+    let mut own = from.overlays("pixels.*");
+    let all = own.remove(&None).unwrap_or_default();
+    let gpc = if from.truth("privacy.honor_gpc") { Treatment::Anonymise } else { Treatment::Ignore };
+    Policies::new(own.into_iter().filter_map(|(pixel, overlay)| Some((pixel?, overlay))), all, gpc)
+}
+
 fn ingest(from: &Words, journal_rejected: bool) -> ingest::Options {
     let rules = privacy::Options {
         client_ip: from.choice(
@@ -275,13 +285,13 @@ fn ingest(from: &Words, journal_rejected: bool) -> ingest::Options {
             "privacy.url_query",
             &[("allowlist", UrlQuery::Allowlist), ("keep", UrlQuery::Keep), ("drop", UrlQuery::Drop)],
         ),
-        honor_gpc: from.truth("privacy.honor_gpc"),
     };
     ingest::Options {
         strict: from.truth("validation.strict"),
         unknown_pixel: from
             .choice("validation.unknown_pixel", &[("reject", UnknownPixel::Reject), ("flag", UnknownPixel::Flag)]),
         privacy: rules,
+        policies: Arc::new(policies(from)),
         journal_rejected,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::keys::{Default, KEYS, Key};
 use super::kind::{Kind, Word};
+use super::overlay;
 use super::source::{Source, variable};
 use super::words::Words;
 
@@ -77,6 +78,7 @@ fn assign(key: &Key, word: &Word, text: &mut String) {
             }
         }
         (Word::Pixels(pixels), _) if pixels.is_empty() => text.push_str(&format!("# [[{}]]\n", key.path)),
+        (Word::Overlays(overlays), _) => overlay::write(overlays, text),
         (_, Some(value)) => text.push_str(&format!("{} = {value}\n", name(key))),
         (_, None) => {}
     }
@@ -108,7 +110,7 @@ pub fn variables() -> Vec<String> {
     for key in KEYS {
         let whole = variable(key.path);
         match key.kind {
-            Kind::Pixels => {}
+            Kind::Pixels | Kind::Overlays => {}
             Kind::Client => names.push(format!("{whole}__")),
             Kind::Rate => names.extend([format!("{whole}__RATE"), format!("{whole}__BURST"), whole]),
             _ => names.push(whole),
@@ -174,7 +176,9 @@ mod tests {
         let some = "data_dir = 'a \"b\"\\c'\nnode_id = 'n'\n[server]\nworkers = 3\npublic_url = 'https://p.example'\n\
                     shutdown_delay = '1500ms'\n[kafka]\nbrokers = 'a:1, b:2'\nrejected_topic = ''\n[kafka.client]\n\
                     'sasl.password' = '[redacted]'\nsasl.username = 'u'\nsocket.keepalive.enable = true\n\
-                    [[registry.pixels]]\nid = '42'\nname = \"x\\n\"\ntag = 'T'\n[[registry.pixels]]\nid = '43'\n";
+                    [[registry.pixels]]\nid = '42'\nname = \"x\\n\"\ntag = 'T'\n[[registry.pixels]]\nid = '43'\n\
+                    [pixels.'42']\norigins = 'Shop.example, *.shop.example,none'\ngpc = 'drop'\n[pixels.'*']\n\
+                    consent = 'ignore'\n[pixels.43]\n";
         for text in ["", some] {
             let words_once = words(text);
             let written = effective(&words_once);

@@ -108,7 +108,7 @@ impl Source {
         if let Some(end) = name.strip_prefix(CLIENT).filter(|end| !end.is_empty()) {
             return self.client_variable(name, end, value);
         }
-        for key in KEYS.iter().filter(|key| !matches!(key.kind, Kind::Client | Kind::Pixels)) {
+        for key in KEYS.iter().filter(|key| !matches!(key.kind, Kind::Client | Kind::Pixels | Kind::Overlays)) {
             let whole = variable(key.path);
             if name == whole {
                 self.variables.insert(key.path.to_owned(), Value::String(value));
@@ -171,6 +171,7 @@ impl Source {
     /// The operator's value of a key, if there is one.
     pub(super) fn take(&mut self, key: &Key) -> Option<Value> {
         let of_file = match key.path.split_once('.') {
+            Some((section, _)) if matches!(key.kind, Kind::Overlays) => self.file.remove(section),
             None => self.file.remove(key.path),
             Some((section, name)) => {
                 self.file.get_mut(section).and_then(Value::as_table_mut).and_then(|table| table.remove(name))

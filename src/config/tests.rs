@@ -236,6 +236,30 @@ fn static_pixels_are_checked_one_by_one() {
 }
 
 #[test]
+fn overlays_are_checked_table_by_table() {
+    let text = "[pixels.'042']\ngpc = 'drop'\n[pixels.'42']\norigins = ['https://shop.example', 5, 'shop.example:1']\n\
+                gpc = 'maybe'\nconsent = 1\ncolour = 'red'\n[pixels.'43']\norigins = []\n[pixels]\n'44' = 4\n";
+    let problems = from(text, &[("PIXELGATE_PIXELS__42__GPC", "drop")]).unwrap_err();
+    for start in [
+        "pixels.\"042\": no id",
+        "pixels.\"42\".gpc: \"maybe\"",
+        "pixels.\"42\".consent: 1 ",
+        "pixels.\"42\".colour: unknown",
+        "pixels.\"43\".origins: no page",
+        "pixels.\"44\": 4 ",
+        "pixels.42.gpc: \"PIXELGATE_PIXELS__42__GPC\"",
+    ] {
+        assert!(problems.iter().any(|line| line.starts_with(start)), "{start} in {problems:#?}");
+    }
+    let origins =
+        problems.iter().filter(|line| line.starts_with("pixels.\"42\".origins: ") && line.contains("allowed"));
+    assert_eq!((origins.count(), problems.len()), (3, 10), "{problems:#?}");
+    assert!(from("pixels = 5\n", &[]).unwrap_err()[0].starts_with("pixels.*: 5 "));
+    let many = (1..=10_001).map(|id| format!("[pixels.'{id}']\n")).collect::<String>();
+    assert!(from(&many, &[]).unwrap_err()[0].starts_with("pixels: 10001 pixels are too many"));
+}
+
+#[test]
 fn listeners_have_ports_of_their_own() {
     let problems = from("[ops]\nlisten = '0.0.0.0:8080'\n[management]\nlisten = '127.0.0.1:8080'\n", &[]).unwrap_err();
     assert_eq!(problems.len(), 2, "ops with the public listener, management with ops: {problems:?}");

@@ -8,6 +8,7 @@ use toml::Value;
 
 use super::keys::{Default, KEYS, Key};
 use super::kind::{Kind, Word};
+use super::overlay::Overlays;
 use super::source::{Problem, Source};
 use super::units::{self, Limit};
 use crate::pixel::Pixel;
@@ -210,6 +211,13 @@ impl Words {
     pub(super) fn properties(&self, path: &str) -> Properties {
         match self.get(path) {
             Word::Properties(properties) => properties.clone(),
+            other => mismatch(path, other),
+        }
+    }
+
+    pub(super) fn overlays(&self, path: &str) -> Overlays {
+        match self.get(path) {
+            Word::Overlays(overlays) => overlays.clone(),
             other => mismatch(path, other),
         }
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::parse::lossy;
 use super::privacy::{self, Options};
-use super::{Client, Event, RawEvent, Refusal, Warning, raw};
+use super::{Client, Consent, Event, RawEvent, Refusal, Warning, raw};
 use crate::pixel::{MAX_DIGITS, Pixel};
 use crate::time::Timestamp;
 
@@ -189,7 +189,7 @@ pub fn event(
     pixel: &Pixel,
     rules: &Options,
 ) {
-    let gpc = client.gpc && rules.honor_gpc;
+    let anonymous = client.anonymous;
     let mut members = Members::begin(out, r#"{"schema":"pixelgate.event.v1""#);
     members.ascii(member!("record_id"), &id_text(stamp.id));
     members.ascii(member!("received_at"), &stamp.received.rfc3339());
@@ -205,15 +205,17 @@ pub fn event(
     members.optional(member!("value"), event.value.as_deref());
     members.optional(member!("currency"), event.currency);
     members.ascii(member!("source"), event.source.as_str().as_bytes());
-    visitor(&mut members, Some(event), client, rules, gpc);
+    visitor(&mut members, Some(event), client, rules);
+    members.optional(member!("consent"), event.consent.map(Consent::as_str));
+    members.truth(member!("gpc"), client.gpc);
     members.truth(member!("test"), event.test);
     let mut separator: &[u8] = member!("params");
-    for (name, text) in event.params.iter().filter(|(name, _)| !(gpc && privacy::is_click_id(name))) {
+    for (name, text) in event.params.iter().filter(|(name, _)| !(anonymous && privacy::is_click_id(name))) {
         members.out.extend_from_slice(separator);
         members.out.push(if separator.len() > 1 { b'{' } else { b',' });
         string(members.out, name);
         members.out.push(b':');
-        string(members.out, &rules.url(text, gpc));
+        string(members.out, &rules.url(text, anonymous));
         separator = b"";
     }
     if separator.is_empty() {
@@ -233,23 +235,24 @@ pub fn event(
     members.end();
 }
 
-fn visitor(members: &mut Members<'_>, event: Option<&Event<'_>>, client: &Client<'_>, rules: &Options, gpc: bool) {
+fn visitor(members: &mut Members<'_>, event: Option<&Event<'_>>, client: &Client<'_>, rules: &Options) {
+    let anonymous = client.anonymous;
     if let Some(ip) = client.ip.and_then(|ip| rules.address(ip)) {
         members.address(member!("client_ip"), ip);
     }
     members.header(member!("user_agent"), client.user_agent);
     if let Some(referrer) = event.and_then(|event| event.referrer.as_deref()) {
-        members.text(member!("referrer"), &rules.url(referrer, gpc));
+        members.text(member!("referrer"), &rules.url(referrer, anonymous));
     }
     match event.and_then(|event| event.page_url.as_deref()) {
-        Some(url) => members.text(member!("page_url"), &rules.url(url, gpc)),
+        Some(url) => members.text(member!("page_url"), &rules.url(url, anonymous)),
         None => {
             if let Some(referer) = client.referer.filter(|referer| !referer.is_empty()) {
-                members.text(member!("page_url"), &rules.url(&header_text(referer), gpc));
+                members.text(member!("page_url"), &rules.url(&header_text(referer), anonymous));
             }
         }
     }
-    if !gpc {
+    if !anonymous {
         for (member, cookie, parameter) in [
             (member!("fbp"), "_fbp", event.and_then(|event| event.fbp.as_deref())),
             (member!("fbc"), "_fbc", event.and_then(|event| event.fbc.as_deref())),
@@ -260,7 +263,6 @@ fn visitor(members: &mut Members<'_>, event: Option<&Event<'_>>, client: &Client
             }
         }
     }
-    members.truth(member!("gpc"), gpc);
 }
 
 /// The value of a cookie in a `Cookie` header.
@@ -280,7 +282,7 @@ pub fn rejected(
     client: &Client<'_>,
     rules: &Options,
 ) {
-    let gpc = client.gpc && rules.honor_gpc;
+    let anonymous = client.anonymous;
     let mut members = Members::begin(out, r#"{"schema":"pixelgate.rejected.v1""#);
     members.ascii(member!("record_id"), &id_text(stamp.id));
     members.ascii(member!("received_at"), &stamp.received.rfc3339());
@@ -288,9 +290,10 @@ pub fn rejected(
         members.ascii(member!("pixel_id"), id.digits(&mut [0; MAX_DIGITS]));
     }
     members.ascii(member!("source"), raw.route.as_str().as_bytes());
-    visitor(&mut members, None, client, rules, gpc);
+    visitor(&mut members, None, client, rules);
+    members.truth(member!("gpc"), client.gpc);
     members.text(member!("node_id"), stamp.node_id);
     members.ascii(member!("reason"), refusal.reason.reason().as_bytes());
-    members.optional(member!("raw"), raw::kept(raw, rules, gpc).as_deref());
+    members.optional(member!("raw"), raw::kept(raw, rules, anonymous).as_deref());
     members.end();
 }

@@ -101,8 +101,40 @@ pub struct Client<'a> {
     pub referer: Option<&'a [u8]>,
     /// `Cookie` headers' values joined by nothing: each header on its own is looked through for `_fbp` and `_fbc`.
     pub cookie: Option<&'a [u8]>,
-    /// `Sec-GPC: 1` was sent.
+    /// `Origin`.
+    pub origin: Option<&'a [u8]>,
+    /// `Sec-GPC: 1` was sent; once judged: and is honoured.
     pub gpc: bool,
+    /// Once judged: nothing that recognises the visitor again is kept.
+    pub anonymous: bool,
+}
+
+/// What a visitor said about being recognised (`consent` of the record).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consent {
+    /// `consent=granted`.
+    Granted,
+    /// `consent=denied`.
+    Denied,
+}
+
+impl Consent {
+    /// From the contract's word.
+    pub fn parse(text: &[u8]) -> Option<Consent> {
+        match text {
+            b"granted" => Some(Consent::Granted),
+            b"denied" => Some(Consent::Denied),
+            _ => None,
+        }
+    }
+
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Consent::Granted => "granted",
+            Consent::Denied => "denied",
+        }
+    }
 }
 
 /// A set of warnings (contract §3, a closed list), as bits.
@@ -200,6 +232,8 @@ pub struct Event<'a> {
     pub currency: Option<&'static str>,
     /// `test=1`.
     pub test: bool,
+    /// `consent`.
+    pub consent: Option<Consent>,
     /// The route, and `pg=fp1` or not.
     pub source: Source,
     /// `ev`, verbatim.

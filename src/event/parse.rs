@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use futures_util::FutureExt;
 
-use super::{Body, Event, RawEvent, Refusal, Source, Warning, Warnings, currency, tr, value};
+use super::{Body, Consent, Event, RawEvent, Refusal, Source, Warning, Warnings, currency, tr, value};
 use crate::event::rejection::Rejection;
 use crate::pixel::PixelId;
 
@@ -260,6 +260,7 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> 
         value: None,
         currency: None,
         test: false,
+        consent: None,
         source: raw.route,
         event_name: None,
         event_id: None,
@@ -314,6 +315,10 @@ fn place<'a>(
         },
         "test" if text == "1" => {
             event.test = true;
+            return Ok(());
+        }
+        "consent" if let Some(consent) = Consent::parse(text.as_bytes()) => {
+            event.consent = Some(consent);
             return Ok(());
         }
         "pg" if text == "fp1" && event.source == Source::OffsiteEvent => {

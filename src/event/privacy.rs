@@ -32,8 +32,6 @@ pub struct Options {
     pub client_ip: ClientIp,
     /// Queries of URLs.
     pub url_query: UrlQuery,
-    /// Whether `Sec-GPC: 1` takes identifiers out.
-    pub honor_gpc: bool,
 }
 
 /// Parameters by which ad networks recognise a click.
@@ -62,10 +60,10 @@ impl Options {
         }
     }
 
-    /// A URL as it may be kept; `gpc` says that the visitor's refusal is honoured, so that click ids go too.
+    /// A URL as it may be kept; `anonymous` says that click ids go too.
     /// The fragment goes with all but `keep`, as it may carry the same. Text that is no http(s) URL is left alone.
-    pub fn url<'a>(&self, url: &'a str, gpc: bool) -> Cow<'a, str> {
-        if !is_url(url) || (self.url_query == UrlQuery::Keep && !gpc) {
+    pub fn url<'a>(&self, url: &'a str, anonymous: bool) -> Cow<'a, str> {
+        if !is_url(url) || (self.url_query == UrlQuery::Keep && !anonymous) {
             return Cow::Borrowed(url);
         }
         let keeps = self.url_query == UrlQuery::Keep;
@@ -78,7 +76,7 @@ impl Options {
             let lower = name.to_ascii_lowercase();
             let wanted = match self.url_query {
                 UrlQuery::Keep => !is_click_id(&lower),
-                UrlQuery::Allowlist => lower.starts_with("utm_") || (is_click_id(&lower) && !gpc),
+                UrlQuery::Allowlist => lower.starts_with("utm_") || (is_click_id(&lower) && !anonymous),
                 UrlQuery::Drop => false,
             };
             if wanted && !pair.is_empty() {
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     fn rules(url_query: UrlQuery) -> Options {
-        Options { client_ip: ClientIp::Truncated, url_query, honor_gpc: true }
+        Options { client_ip: ClientIp::Truncated, url_query }
     }
 
     #[test]

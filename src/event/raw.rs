@@ -13,8 +13,8 @@ use super::{Body, RawEvent};
 pub const MAX_RAW_BYTES: usize = 4096;
 
 /// The query, or without one the body. `None` if nothing of it may be kept: identifiers can't be taken out of a body
-/// that is no form when the visitor's refusal is honoured (`gpc`).
-pub fn kept(raw: &RawEvent<'_>, rules: &Options, gpc: bool) -> Option<String> {
+/// that is no form when the visitor must stay `anonymous`.
+pub fn kept(raw: &RawEvent<'_>, rules: &Options, anonymous: bool) -> Option<String> {
     let (bytes, is_form) = match raw.body {
         _ if !raw.query.is_empty() => (raw.query, true),
         Body::None => (&b""[..], true),
@@ -23,8 +23,8 @@ pub fn kept(raw: &RawEvent<'_>, rules: &Options, gpc: bool) -> Option<String> {
         Body::Json(bytes) | Body::Multipart(bytes, _) => (bytes, false),
     };
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_RAW_BYTES)]);
-    let mut text = match (is_form, gpc) {
-        (true, _) => form(&text, rules, gpc),
+    let mut text = match (is_form, anonymous) {
+        (true, _) => form(&text, rules, anonymous),
         (false, true) => return None,
         (false, false) => free_text(&text, rules),
     };
@@ -32,14 +32,34 @@ pub fn kept(raw: &RawEvent<'_>, rules: &Options, gpc: bool) -> Option<String> {
     Some(text)
 }
 
-fn form(text: &str, rules: &Options, gpc: bool) -> String {
+/// Whether a request that was not read to its end refuses consent. A body of any other shape than a form's that has
+/// both words in it is taken to do so: it only means that less is kept.
+pub fn denies_consent(raw: &RawEvent<'_>) -> bool {
+    let says_so = |pair: &[u8]| {
+        let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+        let (name, value) = (percent_decode(&pair[..at]), percent_decode(pair.get(at + 1..).unwrap_or_default()));
+        matches!(&*name, b"consent" | b"amp;consent") && *value == *b"denied"
+    };
+    let form = |bytes: &[u8]| bytes.split(|byte| *byte == b'&').any(says_so);
+    let has = |bytes: &[u8], word: &[u8]| memchr::memmem::find(bytes, word).is_some();
+    form(raw.query)
+        || match raw.body {
+            Body::None => false,
+            Body::Form(bytes) => form(bytes),
+            Body::Text(bytes) | Body::Json(bytes) | Body::Multipart(bytes, _) => {
+                form(bytes.trim_ascii()) || has(bytes, b"consent") && has(bytes, b"denied")
+            }
+        }
+}
+
+fn form(text: &str, rules: &Options, anonymous: bool) -> String {
     let mut kept = String::with_capacity(text.len());
     for pair in text.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let decoded = percent_decode(name.as_bytes());
         let decoded = String::from_utf8_lossy(&decoded);
         let plain = decoded.strip_prefix("amp;").unwrap_or(&decoded);
-        if gpc && (privacy::is_click_id(plain) || plain == "fbp" || plain == "fbc") {
+        if anonymous && (privacy::is_click_id(plain) || plain == "fbp" || plain == "fbc") {
             continue;
         }
         if !kept.is_empty() {
@@ -47,7 +67,7 @@ fn form(text: &str, rules: &Options, gpc: bool) -> String {
         }
         let url = percent_decode(value.as_bytes());
         let url = String::from_utf8_lossy(&url);
-        match rules.url(&url, gpc) {
+        match rules.url(&url, anonymous) {
             Cow::Owned(allowed) if allowed != url => {
                 kept.push_str(&pair[..pair.len() - value.len()]);
                 encode(&mut kept, &allowed);
@@ -116,11 +136,11 @@ mod tests {
     use super::super::privacy::ClientIp;
     use super::*;
 
-    const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist, honor_gpc: true };
+    const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist };
 
-    fn query(text: &str, gpc: bool) -> String {
+    fn query(text: &str, anonymous: bool) -> String {
         let raw = RawEvent { query: text.as_bytes(), body: Body::None, ..RawEvent::default() };
-        kept(&raw, &RULES, gpc).unwrap()
+        kept(&raw, &RULES, anonymous).unwrap()
     }
 
     fn json(text: &str) -> String {
@@ -159,6 +179,15 @@ mod tests {
         assert_eq!(query("id=7&fbp=fb.1.2.3&amp;fbclid=x&%66bc=y&value=1", true), "id=7&value=1");
         let raw = RawEvent { query: b"", body: Body::Json(b"{\"fbp\":\"fb.1.2.3\""), ..RawEvent::default() };
         assert_eq!(kept(&raw, &RULES, true), None);
+    }
+
+    #[test]
+    fn a_refusal_is_seen_in_any_body() {
+        let body = |body| denies_consent(&RawEvent { body, ..RawEvent::default() });
+        let query = |text: &str| denies_consent(&RawEvent { query: text.as_bytes(), ..RawEvent::default() });
+        assert!(query("id=x&%63onsent=denied") && query("amp;consent=denied") && body(Body::Form(b"consent=denied")));
+        assert!(body(Body::Json(b"{\"consent\":\"denied\"")) && body(Body::Text(b"a=b&consent=denied\n")));
+        assert!(!query("consent=granted") && !query("consent=denied2") && !query("a=denied") && !body(Body::None));
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use super::{Body, Client, RawEvent, Refusal};
 use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
 
-const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist, honor_gpc: true };
+const RULES: Options = Options { client_ip: ClientIp::Truncated, url_query: UrlQuery::Allowlist };
 
 fn encode(raw: RawEvent<'_>, client: &Client<'_>) -> Result<Value, Rejection> {
     let mut event = parse(raw, false).map_err(|refusal| refusal.reason)?;
@@ -118,11 +118,12 @@ fn gpc_takes_identifiers_out() {
         ip: Some("203.0.113.9".parse().unwrap()),
         cookie: Some(b"a=b; _fbp=fb.1.2.3"),
         gpc: true,
+        anonymous: true,
         ..Client::default()
     };
     let raw = RawEvent { query: b"id=1&fbc=x&gclid=y", body: Body::None, ..RawEvent::default() };
     assert_eq!(own(&encode(raw, &client).unwrap()), json!({"client_ip": "203.0.113.0", "gpc": true}));
-    let client = Client { gpc: false, ..client };
+    let client = Client { gpc: false, anonymous: false, ..client };
     let record = own(&encode(raw, &client).unwrap());
     assert_eq!(record["fbp"], "fb.1.2.3");
     assert_eq!(record["params"]["gclid"], "y");

@@ -97,8 +97,10 @@ impl Worker {
         if kept == Kept::Dropped {
             self.metrics.reject_dropped();
         }
-        if kept != Kept::Journaled && self.feed.listens() {
-            let (id, record) = self.ingest.rejected_record(refusal, raw, client);
+        if kept != Kept::Journaled
+            && self.feed.listens()
+            && let Some((id, record)) = self.ingest.rejected_record(refusal, raw, client)
+        {
             self.feed.show_rejected(refusal.pixel_id, id, record);
         }
     }
@@ -172,7 +174,7 @@ async fn offer(
     let offered = worker.decide(route, query, read, &client, counts);
     drop(room);
     match offered? {
-        Outcome::Ignored(warnings) => Ok(Told::Ignored(warnings)),
+        Outcome::Ignored(_, warnings) => Ok(Told::Ignored(warnings)),
         Outcome::Accepted(accepted) => {
             accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
             Ok(Told::Accepted(accepted.id, accepted.warnings))
@@ -186,8 +188,9 @@ impl Worker {
         if let (Some(ip), true) = (visitor.ip, visitor.is_own) {
             self.ingest.admit(ip, now)?;
         }
-        let Facts { user_agent, referer, cookie, .. } = *facts;
-        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, gpc: facts.gpc() })
+        let Facts { user_agent, referer, cookie, origin, .. } = *facts;
+        let gpc = facts.gpc();
+        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, origin, gpc, anonymous: false })
     }
 
     /// The one step in which a request is rejected or enqueued, counted as what it is.
@@ -204,8 +207,8 @@ impl Worker {
         match &offered {
             Err(denied) if counts => self.refused(denied.refusal, &raw, client),
             Err(_) => {}
-            Ok(Outcome::Ignored(warnings)) => {
-                self.metrics.ignored();
+            Ok(Outcome::Ignored(why, warnings)) => {
+                self.metrics.ignored(*why);
                 self.metrics.warned(*warnings);
             }
             Ok(Outcome::Accepted(accepted)) => self.metrics.warned(accepted.warnings),

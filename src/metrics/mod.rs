@@ -24,6 +24,7 @@ use shard::{Shard, Sums};
 use crate::event::Warning;
 use crate::event::rejection::Rejection;
 use crate::feed::Feed;
+use crate::ingest::Ignored;
 use crate::journal::{self, Commit, Journal, Observer};
 use crate::limits::Limits;
 use crate::publish;
@@ -132,12 +133,14 @@ impl Metrics {
     }
 
     fn events(&self, sums: &Sums, page: &mut Page) {
-        let help = "Event requests by outcome. accepted: durable in the journal; ignored: HEAD or prefetch; duplicate: \
-                    taken before under the same event_id. reason is empty unless rejected.";
+        let help = "Event requests by outcome. accepted: durable in the journal; ignored: HEAD, prefetch, or \
+                    by gpc or consent; duplicate: taken before under the same event_id.";
         let mut family = page.counter("pixelgate_events_total", help);
-        let unrefused = [("accepted", self.accepted.get()), ("ignored", sums.ignored), ("duplicate", sums.duplicate)];
-        for (outcome, count) in unrefused {
+        for (outcome, count) in [("accepted", self.accepted.get()), ("duplicate", sums.duplicate)] {
             family.add(&[("outcome", outcome), ("reason", "")], count as f64);
+        }
+        for (why, count) in Ignored::ALL.into_iter().zip(sums.ignored) {
+            family.add(&[("outcome", "ignored"), ("reason", why.reason())], count as f64);
         }
         for (rejection, count) in Rejection::ALL.into_iter().zip(sums.rejected) {
             family.add(&[("outcome", "rejected"), ("reason", rejection.reason())], count as f64);

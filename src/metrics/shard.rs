@@ -9,6 +9,7 @@ use super::cells::{DURATIONS, Distribution, Sum, Tally};
 use super::labels::{Method, Route, StatusClass};
 use crate::event::rejection::Rejection;
 use crate::event::{Warning, Warnings};
+use crate::ingest::Ignored;
 
 const CLASSES: usize = StatusClass::ALL.len();
 const METHODS: usize = Method::ALL.len();
@@ -22,7 +23,7 @@ const REQUESTS: usize = Route::ALL.len() * PER_ROUTE;
 #[derive(Debug)]
 pub struct Shard {
     rejected: [Tally; Rejection::ALL.len()],
-    ignored: Tally,
+    ignored: [Tally; Ignored::ALL.len()],
     duplicate: Tally,
     warnings: [Tally; Warning::ALL.len()],
     rejects_dropped: Tally,
@@ -33,7 +34,7 @@ impl Default for Shard {
     fn default() -> Shard {
         Shard {
             rejected: Default::default(),
-            ignored: Tally::default(),
+            ignored: Default::default(),
             duplicate: Tally::default(),
             warnings: Default::default(),
             rejects_dropped: Tally::default(),
@@ -64,9 +65,9 @@ impl Worker {
         self.shard.rejected[rejection as usize].add(1);
     }
 
-    /// A valid HEAD or prefetch: no event.
-    pub fn ignored(&self) {
-        self.shard.ignored.add(1);
+    /// A valid request that is no event.
+    pub fn ignored(&self, why: Ignored) {
+        self.shard.ignored[why as usize].add(1);
     }
 
     /// An event that was taken before, by its `event_id`.
@@ -106,8 +107,8 @@ impl Shard {
 pub struct Sums {
     /// By [`Rejection`].
     pub rejected: [u64; Rejection::ALL.len()],
-    /// HEAD and prefetch.
-    pub ignored: u64,
+    /// By [`Ignored`].
+    pub ignored: [u64; Ignored::ALL.len()],
     /// By `event_id`.
     pub duplicate: u64,
     /// By [`Warning`], in the contract's order.
@@ -122,7 +123,7 @@ impl Sums {
     pub fn of<'a>(shards: impl Iterator<Item = &'a Shard>) -> Sums {
         let mut sums = Sums {
             rejected: Default::default(),
-            ignored: 0,
+            ignored: Default::default(),
             duplicate: 0,
             warnings: Default::default(),
             rejects_dropped: 0,
@@ -131,7 +132,7 @@ impl Sums {
         for shard in shards {
             add(&mut sums.rejected, &shard.rejected);
             add(&mut sums.warnings, &shard.warnings);
-            sums.ignored += shard.ignored.get();
+            add(&mut sums.ignored, &shard.ignored);
             sums.duplicate += shard.duplicate.get();
             sums.rejects_dropped += shard.rejects_dropped.get();
             for (sum, requests) in sums.requests.iter_mut().zip(&shard.requests) {

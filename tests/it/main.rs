@@ -29,6 +29,7 @@ mod lookups;
 mod manage;
 mod metrics;
 mod ops;
+mod policies;
 mod routes;
 mod schema;
 mod shutdown;

@@ -39,7 +39,7 @@ fn promised() -> BTreeMap<String, Promise> {
         }
         all.insert(found[1].to_owned(), Promise { kind: found[3].to_owned(), labels });
     }
-    let reasons = Rejection::ALL.map(Rejection::reason).into_iter().chain([""]);
+    let reasons = Rejection::ALL.map(Rejection::reason).into_iter().chain(["", "gpc", "consent"]);
     let warnings = Warning::ALL.map(Warning::as_str);
     let events = &mut all.get_mut("pixelgate_events_total").unwrap().labels;
     events.insert("reason".into(), reasons.map(str::to_owned).collect());
