@@ -15,6 +15,7 @@ use anyhow::Context;
 use futures_util::future::join_all;
 
 use crate::config::{self, Config};
+use crate::dedup::{Dedup, Rebuild};
 use crate::feed::Feed;
 use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
@@ -44,6 +45,9 @@ const WATCH: Duration = Duration::from_millis(100);
 const FOR_THE_REST: Duration = Duration::from_secs(3);
 /// The last commit gets this time in any case: without it the end is no clean one.
 const LAST_COMMIT: Duration = Duration::from_secs(1);
+
+/// The start waits so long for the event ids of earlier runs, no longer.
+const FOR_EVENT_IDS: Duration = Duration::from_millis(300);
 
 /// Most connections of the operators' listener: probes, scrapes, and the live feed's readers.
 const OPS_CONNECTIONS: usize = 256;
@@ -96,6 +100,7 @@ pub struct Running {
     sync: Option<Arc<Sync>>,
     life: Arc<Life>,
     feed: Arc<Feed>,
+    rebuild: Option<Rebuild>,
     config: Config,
     node: Node,
 }
@@ -159,6 +164,7 @@ impl Running {
         let journal =
             Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
         journal.inflight().bound(config.server.max_inflight_bytes);
+        let (dedup, rebuild) = remember(&config, &journal, &*clock)?;
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(Refusal::of_registry)?;
         let mut publisher = None;
         if !config.kafka.brokers.is_empty() {
@@ -169,10 +175,11 @@ impl Running {
         let limits = Arc::new(Limits::new(&config.limits));
         let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
         let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
-        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed };
+        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed, dedup };
         let pixels = parts.management(&config)?;
         let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
+        wait_for(rebuild.as_ref(), &*parts.clock);
         let public_server = parts.serve_public(&config, public, &node, pixels)?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
         let ops_server = parts.serve_ops(ops, ops_address, publishing)?;
@@ -195,6 +202,7 @@ impl Running {
             sync,
             life,
             feed,
+            rebuild,
             config,
             node,
         })
@@ -244,6 +252,9 @@ impl Running {
                 tracing::warn!("the publisher did not stop in time; the next start asks Kafka what it has");
             }
         }
+        if let Some(rebuild) = self.rebuild {
+            let _ = web::block(move || rebuild.stop()).await;
+        }
         if let Some(sync) = self.sync.clone() {
             let _ = web::block(move || sync.stop()).await;
         }
@@ -255,6 +266,28 @@ impl Running {
         // Ended long ago; a fault in it is logged.
         let _ = web::block(move || feed.join_thread()).await;
         closed
+    }
+}
+
+/// Deduplication, and the thread that reads what earlier runs took.
+fn remember(
+    config: &Config,
+    journal: &Journal,
+    clock: &dyn Clock,
+) -> anyhow::Result<(Option<Arc<Dedup>>, Option<Rebuild>)> {
+    if !config.dedup.is_on() {
+        return Ok((None, None));
+    }
+    let dedup = Arc::new(Dedup::new(config.dedup, clock.monotonic()));
+    let rebuild = Rebuild::start(dedup.clone(), config.dedup.max_ids, journal.clone(), clock.now());
+    Ok((Some(dedup), Some(rebuild.context("the thread that reads event ids can't be started")?)))
+}
+
+/// Gives the thread that reads event ids a moment: most journals are read by then, and who connects waits that long.
+fn wait_for(rebuild: Option<&Rebuild>, clock: &dyn Clock) {
+    let deadline = clock.monotonic() + FOR_EVENT_IDS;
+    while rebuild.is_some_and(|rebuild| !rebuild.is_done()) && clock.monotonic() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -275,6 +308,7 @@ struct Parts {
     life: Arc<Life>,
     pulse: Arc<Pulse>,
     feed: Arc<Feed>,
+    dedup: Option<Arc<Dedup>>,
 }
 
 impl Parts {
@@ -314,6 +348,7 @@ impl Parts {
         let (limits, proxies) = (self.limits.clone(), self.proxies.clone());
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
         let tags: Arc<[_]> = tag::tags(&config.loader_path).into();
+        let dedup = self.dedup.clone();
         let app = move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
@@ -321,6 +356,7 @@ impl Parts {
             let (options, registry, clock) = (options.clone(), registry.clone(), clock.clone());
             let (limits, rejects) = (limits.clone(), rejects.clone());
             let ingest = Ingest::new(options, node_id.clone(), registry, limits, appender, clock, rejects);
+            let ingest = ingest.remembering(dedup.clone());
             let (proxies, feed, inflight, metrics) =
                 (proxies.clone(), feed.clone(), journal.inflight(), metrics.worker());
             let tags = tags.clone();

@@ -10,11 +10,12 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::dedup::{Dedup, Once};
 use crate::event::encode::{self, Stamp};
 use crate::event::parse::parse;
 use crate::event::raw::{self, MAX_RAW_BYTES};
 use crate::event::rejection::Rejection;
-use crate::event::{Client, Consent, RawEvent, Refusal, Warning, Warnings, privacy};
+use crate::event::{Client, Consent, Event, RawEvent, Refusal, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
 use crate::limits::{Limits, Over};
 use crate::pixel::{MAX_DIGITS, Pixel};
@@ -50,10 +51,10 @@ pub struct Options {
 
 /// An event that is on its way to the disk.
 pub struct Accepted {
-    /// Completes when it is durable.
+    /// Completes when it is durable: it, or the first of which it is a duplicate.
     pub receipt: Receipt,
-    /// Its `record_id`.
-    pub id: [u8; 16],
+    /// Its `record_id`; a duplicate has none.
+    pub id: Option<[u8; 16]>,
     /// What was repaired.
     pub warnings: Warnings,
 }
@@ -141,6 +142,7 @@ pub struct Ingest {
     /// `received_at` never runs backwards within a run (per worker; across workers by the clock's own order).
     newest: Cell<Timestamp>,
     rejects: RefCell<Allowance>,
+    dedup: Option<Arc<Dedup>>,
 }
 
 impl Ingest {
@@ -167,7 +169,13 @@ impl Ingest {
             random,
             newest: Cell::new(Timestamp(0)),
             rejects: rejects.into(),
+            dedup: None,
         }
+    }
+
+    /// With a memory for event ids, which all workers share.
+    pub fn remembering(self, dedup: Option<Arc<Dedup>>) -> Ingest {
+        Ingest { dedup, ..self }
     }
 
     /// Whether an address may ask at `now`, a monotonic time. To be asked before anything is read for the request.
@@ -212,20 +220,49 @@ impl Ingest {
             Decision::DropByGpc => return Ok(Outcome::Ignored(Ignored::Gpc, event.warnings)),
             Decision::DropByConsent => return Ok(Outcome::Ignored(Ignored::Consent, event.warnings)),
         };
+        self.record(event, client, pixel).map(Outcome::Accepted).map_err(|refused| refuse(reason_of(refused)).into())
+    }
+
+    /// Makes the event's record, unless it has one already.
+    fn record(&self, mut event: Event<'_>, client: &Client<'_>, pixel: &Pixel) -> Result<Accepted, Refused> {
+        if let (Some(dedup), Some(event_id)) = (&self.dedup, event.own_id()) {
+            let key = dedup.key(event.pixel_id, event.event_name.as_deref(), event_id, event.test);
+            let mut made = None;
+            let once = dedup.once(key, self.clock.monotonic(), || {
+                let (receipt, id) = self.append(&mut event, client, pixel)?;
+                made = Some(id);
+                Ok(receipt)
+            })?;
+            let receipt = match once {
+                Once::First(receipt) => receipt,
+                Once::Again(ticket) => {
+                    event.warnings.add(Warning::Duplicate);
+                    self.appender.share(ticket)
+                }
+            };
+            return Ok(Accepted { receipt, id: made, warnings: event.warnings });
+        }
+        let (receipt, id) = self.append(&mut event, client, pixel)?;
+        Ok(Accepted { receipt, id: Some(id), warnings: event.warnings })
+    }
+
+    fn append(
+        &self,
+        event: &mut Event<'_>,
+        client: &Client<'_>,
+        pixel: &Pixel,
+    ) -> Result<(Receipt, [u8; 16]), Refused> {
         let (id, received) = self.identity();
-        encode::check_clock(&mut event, received);
+        encode::check_clock(event, received);
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let head = Head { kind: Kind::Event, id, time_ms: received.0 };
-        let receipt = self
-            .appender
-            .append(head, pixel.id.digits(&mut [0; MAX_DIGITS]), |out| {
-                encode::event(out, &stamp, &event, client, pixel, &self.options.privacy);
-            })
-            .map_err(|refused| refuse(reason_of(refused)))?;
+        let receipt = self.appender.append(head, pixel.id.digits(&mut [0; MAX_DIGITS]), |out| {
+            encode::event(out, &stamp, event, client, pixel, &self.options.privacy);
+        })?;
         if !event.test {
             self.registry.note_event(event.pixel_id, received);
         }
-        Ok(Outcome::Accepted(Accepted { receipt, id, warnings: event.warnings }))
+        Ok((receipt, id))
     }
 }
 

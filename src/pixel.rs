@@ -47,6 +47,13 @@ impl PixelId {
     }
 }
 
+impl PixelId {
+    /// Its number, as bytes of a fixed length.
+    pub fn to_le_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+}
+
 impl fmt::Display for PixelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

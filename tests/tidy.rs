@@ -30,15 +30,16 @@ const LAYERS: &[(&str, &str)] = &[
     ("registry", "pixel time secret upstream"),
     ("feed", "record pixel time journal"),
     ("rejects", "time"),
-    ("ingest", "record pixel time event limits policy journal registry feed rejects"),
+    ("dedup", "record pixel time journal"),
+    ("ingest", "record pixel time event limits policy journal registry feed rejects dedup"),
     ("publish", "record time secret journal"),
     ("telemetry", ""),
     ("http", "record pixel time event limits inflight journal registry upstream feed ingest publish metrics"),
     ("metrics", "record pixel time event limits journal registry upstream feed ingest publish"),
     (
         "config",
-        "record pixel time secret event limits policy journal registry upstream feed ingest publish http telemetry \
-         node",
+        "record pixel time secret event limits policy journal registry upstream feed dedup ingest publish http \
+         telemetry node",
     ),
     ("preflight", "journal upstream publish config filesystem"),
     ("app", "*"),

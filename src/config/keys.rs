@@ -6,6 +6,7 @@
 
 use super::kind::Kind::{self, *};
 use super::rules;
+use crate::dedup::WINDOW_MAX_DAYS;
 use crate::journal::{MIN_MAX_BYTES, MIN_SEGMENT_BYTES};
 
 /// A key. Rows of one section stand together, in the order of the reference.
@@ -282,6 +283,19 @@ pub(super) const KEYS: &[Key] = &[
         "Management requests per address, and per token.",
     ),
     key("limits.max_body_bytes", Size(KIB, 16 * MIB), "64KiB", "Longest body, else 413 body_too_large."),
+    key(
+        "dedup.window",
+        Span(0, WINDOW_MAX_DAYS * DAY),
+        "48h",
+        "The same pixel, event name and event id within this time make one record, on one node; 0s: off. After a \
+         restart, as far as the journal still has the records: see journal.retention.",
+    ),
+    key(
+        "dedup.max_ids",
+        Number(0, 100_000_000),
+        "500000",
+        "Event ids that are remembered, 29 bytes each, taken as they come; the oldest are forgotten first. 0: off.",
+    ),
     key(
         "privacy.client_ip",
         Choice(&["truncated", "full", "none"]),

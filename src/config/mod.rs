@@ -29,7 +29,7 @@ use crate::event::privacy::{self, ClientIp, UrlQuery};
 use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
 use crate::policy::{Policies, Treatment};
-use crate::{journal, limits, publish, registry, upstream};
+use crate::{dedup, journal, limits, publish, registry, upstream};
 
 /// The effective configuration.
 #[derive(Clone, Debug)]
@@ -56,6 +56,8 @@ pub struct Config {
     pub snippet: (String, String),
     /// `tag.loader_path`.
     pub loader_path: String,
+    /// `dedup.*`.
+    pub dedup: dedup::Options,
     /// `limits.*`, but for the body's size.
     pub limits: limits::Options,
     /// `registry.upstream*` and `registry.forward_cookies`; only with `registry.mode = "proxy"`.
@@ -149,6 +151,7 @@ impl Config {
             ops_listen: from.address("ops.listen"),
             management_listen: from.optional_address("management.listen"),
             journal: journal(from, &data_dir),
+            dedup: dedup::Options { window: from.span("dedup.window"), max_ids: from.count("dedup.max_ids") },
             limits: limits(from),
             ingest: ingest(from, kafka.rejected_topic.is_some()),
             kafka,

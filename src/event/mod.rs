@@ -70,6 +70,15 @@ pub struct RawEvent<'a> {
     pub body: Body<'a>,
 }
 
+impl Event<'_> {
+    /// Its id for deduplication, if its text stands for nothing but itself.
+    pub fn own_id(&self) -> Option<&str> {
+        let changed =
+            self.warnings.contains(Warning::TruncatedParameter) || self.warnings.contains(Warning::InvalidUtf8);
+        self.event_id.as_deref().filter(|_| !changed)
+    }
+}
+
 impl RawEvent<'_> {
     /// Length of the query and the body.
     pub fn bytes(&self) -> usize {

@@ -126,7 +126,7 @@ async fn answer(worker: &Worker, route: Source, request: &HttpRequest, payload: 
     let shape = Shape::of(&head.method, &facts);
     let reply = match offer(worker, route, request, &facts, begun, payload).await {
         Ok(Told::Ignored(warnings)) => shape.accepted(None, warnings),
-        Ok(Told::Accepted(id, warnings)) => shape.accepted(Some(id), warnings),
+        Ok(Told::Accepted(id, warnings)) => shape.accepted(id, warnings),
         Ok(Told::Preflight) => shape.preflight(),
         Err(denied) => {
             // No await lies between the decision and this count.
@@ -143,7 +143,7 @@ async fn answer(worker: &Worker, route: Source, request: &HttpRequest, payload: 
 enum Told {
     Preflight,
     Ignored(Warnings),
-    Accepted([u8; 16], Warnings),
+    Accepted(Option<[u8; 16]>, Warnings),
 }
 
 async fn offer(
@@ -211,7 +211,13 @@ impl Worker {
                 self.metrics.ignored(*why);
                 self.metrics.warned(*warnings);
             }
-            Ok(Outcome::Accepted(accepted)) => self.metrics.warned(accepted.warnings),
+            Ok(Outcome::Accepted(accepted)) => {
+                // The committer counts the others.
+                if accepted.id.is_none() {
+                    self.metrics.duplicate();
+                }
+                self.metrics.warned(accepted.warnings);
+            }
         }
         offered
     }

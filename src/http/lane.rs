@@ -85,7 +85,7 @@ enum State {
 
 /// A request that waits for the disk, and what its answer depends on.
 struct Waiting {
-    id: [u8; 16],
+    id: Option<[u8; 16]>,
     warnings: Warnings,
     begun: Duration,
     shape: Kept,

@@ -78,7 +78,7 @@ impl<'a> Shape<'a> {
     pub(super) fn write_accepted(
         &self,
         out: &mut Vec<u8>,
-        id: [u8; 16],
+        id: Option<[u8; 16]>,
         warnings: Warnings,
         date: &Date,
         is_last: bool,
@@ -95,16 +95,20 @@ impl<'a> Shape<'a> {
             out.extend_from_slice(EXPOSED.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"x-pixelgate-record-id: ");
-        out.extend_from_slice(&id_text(id));
+        if let Some(id) = id {
+            out.extend_from_slice(b"x-pixelgate-record-id: ");
+            out.extend_from_slice(&id_text(id));
+            out.extend_from_slice(b"\r\n");
+        }
         if !warnings.is_empty() {
-            out.extend_from_slice(b"\r\nx-pixelgate-warning: ");
+            out.extend_from_slice(b"x-pixelgate-warning: ");
             for (index, warning) in warnings.iter().enumerate() {
                 out.extend_from_slice(if index > 0 { b"," } else { b"" });
                 out.extend_from_slice(warning.as_str().as_bytes());
             }
+            out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"\r\ndate: ");
+        out.extend_from_slice(b"date: ");
         out.extend_from_slice(date);
         out.extend_from_slice(b"\r\n\r\n");
         if self.is_image {
@@ -305,11 +309,13 @@ mod tests {
             for origin in [None, Some(&b"https://www.shop.example"[..])] {
                 for warnings in [Warnings::default(), some] {
                     for is_last in [false, true] {
-                        let shape = Shape { is_image, accept: b"*/*", origin };
-                        let (mut one, mut other) = (Vec::new(), Vec::new());
-                        write(&mut one, shape.accepted(Some([7; 16]), warnings), &date, is_last);
-                        shape.keep().shape().write_accepted(&mut other, [7; 16], warnings, &date, is_last);
-                        assert_eq!(sorted(&one), sorted(&other));
+                        for id in [None, Some([7; 16])] {
+                            let shape = Shape { is_image, accept: b"*/*", origin };
+                            let (mut one, mut other) = (Vec::new(), Vec::new());
+                            write(&mut one, shape.accepted(id, warnings), &date, is_last);
+                            shape.keep().shape().write_accepted(&mut other, id, warnings, &date, is_last);
+                            assert_eq!(sorted(&one), sorted(&other));
+                        }
                     }
                 }
             }

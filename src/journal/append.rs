@@ -8,8 +8,8 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub enum Refused {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lost;
 
+/// Below all numbers of hand-overs: what it stands for is over, and well.
+const SETTLED: u64 = 0;
+
 /// What committer and worker share: how far the worker's hand-overs are done.
 pub struct Slot {
     /// Hand-overs up to this number are over.
@@ -48,17 +51,27 @@ pub struct Slot {
     /// Those up to this number that were waited for at that moment have an unknown outcome.
     lost: AtomicU64,
     waker: AtomicWaker,
+    /// Other workers that wait for these hand-overs, too. Taken for a list operation; whether there are any is asked
+    /// first, so that a commit pays nothing for it.
+    others: Mutex<Vec<Waker>>,
+    has_others: AtomicBool,
 }
 
 impl Slot {
     fn new() -> Slot {
-        Slot { done: AtomicU64::new(0), lost: AtomicU64::new(0), waker: AtomicWaker::new() }
+        Slot {
+            done: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+            others: Mutex::default(),
+            has_others: AtomicBool::new(false),
+        }
     }
 
     /// The committer's word: hand-overs up to `number` are in the journal.
     pub fn complete(&self, number: u64) {
         self.done.store(number, Ordering::Release);
-        self.waker.wake();
+        self.wake();
     }
 
     /// The committer's word: whether hand-overs up to `number` are in the journal can't be told. A neighbour that is
@@ -66,10 +79,27 @@ impl Slot {
     pub fn lose(&self, number: u64) {
         self.lost.store(number, Ordering::Release);
         self.done.store(number, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.waker.wake();
+        // Both sides swap: either this sees the flag, or who set it sees `done`.
+        if self.has_others.swap(false, Ordering::AcqRel) {
+            let others = std::mem::take(&mut *self.others.lock().unwrap_or_else(PoisonError::into_inner));
+            others.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn wake_too(&self, other: Waker) {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).push(other);
+        self.has_others.swap(true, Ordering::AcqRel);
     }
 
     fn outcome(&self, number: u64) -> Option<Result<(), Lost>> {
+        if number == SETTLED {
+            return Some(Ok(()));
+        }
         if self.done.load(Ordering::Acquire) < number {
             return None;
         }
@@ -85,13 +115,51 @@ struct Local {
     /// Number of the hand-over being filled.
     number: u64,
     waiters: VecDeque<(u64, Waiter)>,
+    /// Who waits for another worker's record. Bounded by the worker's open requests.
+    sharers: Vec<Sharer>,
     driver: Option<Waker>,
+}
+
+/// Waits for another worker's record.
+struct Sharer {
+    ticket: Ticket,
+    waiter: Waiter,
+    /// The other's slot knows whom to wake.
+    is_known: bool,
+}
+
+/// A record that is on its way, for any thread to look at.
+#[derive(Clone)]
+pub struct Ticket {
+    slot: Arc<Slot>,
+    number: u64,
+}
+
+impl Ticket {
+    /// What became of the record, once that is known.
+    pub fn outcome(&self) -> Option<Result<(), Lost>> {
+        self.slot.outcome(self.number)
+    }
 }
 
 /// Who waits for a hand-over.
 enum Waiter {
     Task(Waker),
     Told(Rc<dyn Told>),
+}
+
+impl Waiter {
+    fn tell(self, outcome: Result<(), Lost>) {
+        match self {
+            Waiter::Task(waker) => waker.wake(),
+            Waiter::Told(told) => {
+                // A fault in one of them must not leave the others waiting for ever, as it wouldn't in a task.
+                if catch_unwind(AssertUnwindSafe(|| told.told(outcome))).is_err() {
+                    tracing::error!("journal: whoever was to be told of a commit panicked");
+                }
+            }
+        }
+    }
 }
 
 /// Is told what became of a record, in place of a task that waits for its receipt.
@@ -113,8 +181,15 @@ struct Inner {
 impl Appender {
     /// An appender and the future that carries its records over; the caller runs it on the worker's own executor.
     pub fn new(shared: Arc<Shared>) -> (Appender, Driver) {
-        let local =
-            Local { payload: Vec::new(), records: 0, events: 0, number: 1, waiters: VecDeque::new(), driver: None };
+        let local = Local {
+            payload: Vec::new(),
+            records: 0,
+            events: 0,
+            number: 1,
+            waiters: VecDeque::new(),
+            sharers: Vec::new(),
+            driver: None,
+        };
         let appender = Appender(Rc::new(Inner { shared, slot: Arc::new(Slot::new()), local: RefCell::new(local) }));
         let driver = Driver { appender: appender.clone(), yielded: false };
         (appender, driver)
@@ -144,7 +219,18 @@ impl Appender {
         if let (1, Some(driver)) = (local.records, &local.driver) {
             driver.wake_by_ref();
         }
-        Ok(Receipt { number: local.number, appender: self.clone() })
+        Ok(Receipt { number: local.number, appender: self.clone(), other: None })
+    }
+
+    /// A receipt for a record that somebody else appended: of `None` it is durable already.
+    pub fn share(&self, ticket: Option<Ticket>) -> Receipt {
+        let number = ticket.as_ref().map_or(SETTLED, |ticket| ticket.number);
+        let other = ticket.map(|ticket| ticket.slot).filter(|slot| !Arc::ptr_eq(slot, &self.0.slot));
+        // Nothing else may make the driver look: it appended nothing.
+        if let Some(driver) = &self.0.local.borrow().driver {
+            driver.wake_by_ref();
+        }
+        Receipt { number, appender: self.clone(), other }
     }
 
     /// Hands over what the worker has, without waiting for the end of its tick.
@@ -175,16 +261,26 @@ impl Appender {
             let Some(outcome) = slot.outcome(*number) else { return };
             let waiter = borrowed.waiters.pop_front();
             drop(borrowed);
-            match waiter {
-                Some((_, Waiter::Task(waker))) => waker.wake(),
-                Some((_, Waiter::Told(told))) => {
-                    // A fault in one of them must not leave the others waiting for ever, as it wouldn't in a task.
-                    if catch_unwind(AssertUnwindSafe(|| told.told(outcome))).is_err() {
-                        tracing::error!("journal: whoever was to be told of a commit panicked");
-                    }
-                }
-                None => return,
+            if let Some((_, waiter)) = waiter {
+                waiter.tell(outcome);
             }
+        }
+    }
+
+    /// Tells those who wait for another worker's record, and has the others wake this worker.
+    fn tell_sharers(&self, driver: &Waker) {
+        for sharer in &mut self.0.local.borrow_mut().sharers {
+            if !std::mem::replace(&mut sharer.is_known, true) {
+                sharer.ticket.slot.wake_too(driver.clone());
+            }
+        }
+        loop {
+            let mut local = self.0.local.borrow_mut();
+            let done = local.sharers.iter().enumerate().find_map(|(at, sharer)| Some((at, sharer.ticket.outcome()?)));
+            let Some((at, outcome)) = done else { return };
+            let sharer = local.sharers.swap_remove(at);
+            drop(local);
+            sharer.waiter.tell(outcome);
         }
     }
 }
@@ -193,13 +289,36 @@ impl Appender {
 pub struct Receipt {
     number: u64,
     appender: Appender,
+    /// The other worker's, if it is its record.
+    other: Option<Arc<Slot>>,
 }
 
 impl Receipt {
     /// Has somebody told in place of waiting: by the worker's driver, after the task that appended has returned to its
     /// executor. To be called by that task before it does.
     pub fn tell(self, told: Rc<dyn Told>) {
-        self.appender.0.local.borrow_mut().waiters.push_back((self.number, Waiter::Told(told)));
+        self.wait(Waiter::Told(told));
+    }
+
+    /// For other threads to look at.
+    pub fn ticket(&self) -> Ticket {
+        let slot = self.other.as_ref().unwrap_or(&self.appender.0.slot);
+        Ticket { slot: slot.clone(), number: self.number }
+    }
+
+    fn outcome(&self) -> Option<Result<(), Lost>> {
+        self.other.as_ref().unwrap_or(&self.appender.0.slot).outcome(self.number)
+    }
+
+    fn wait(&self, waiter: Waiter) {
+        let mut local = self.appender.0.local.borrow_mut();
+        if self.other.is_none() {
+            return local.waiters.push_back((self.number, waiter));
+        }
+        local.sharers.push(Sharer { ticket: self.ticket(), waiter, is_known: false });
+        if let Some(driver) = &local.driver {
+            driver.wake_by_ref();
+        }
     }
 }
 
@@ -207,13 +326,12 @@ impl Future for Receipt {
     type Output = Result<(), Lost>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(outcome) = self.appender.0.slot.outcome(self.number) {
+        if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
         }
         // Polled again while waiting (its connection had other news): a second entry wakes once too often, no more.
         // Entries are bounded by such polls within one commit.
-        let waiter = Waiter::Task(context.waker().clone());
-        self.appender.0.local.borrow_mut().waiters.push_back((self.number, waiter));
+        self.wait(Waiter::Task(context.waker().clone()));
         Poll::Pending
     }
 }
@@ -245,6 +363,7 @@ impl Future for Driver {
             self.appender.flush();
         }
         self.appender.tell_done();
+        self.appender.tell_sharers(context.waker());
         Poll::Pending
     }
 }

@@ -51,7 +51,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use append::{Appender, Driver, Lost, Receipt, Refused, Told};
+pub use append::{Appender, Driver, Lost, Receipt, Refused, Ticket, Told};
 use books::{Books, Counts};
 use commit::{Committer, Common, Pace};
 pub use cursor::Cursor;
@@ -251,6 +251,11 @@ impl Journal {
     /// Position after the last durable record.
     pub fn synced(&self) -> Position {
         self.0.common.view.end()
+    }
+
+    /// Positions at which segments begin, oldest first.
+    pub fn bases(&self) -> Vec<Position> {
+        self.0.common.view.snapshot().segments.iter().map(|segment| segment.base).collect()
     }
 
     /// Position of the oldest record that is left.

@@ -16,6 +16,7 @@ mod bounds;
 mod cli;
 mod config;
 mod crash;
+mod dedup;
 mod dirty;
 mod feed;
 mod forward;
