@@ -59,6 +59,8 @@ mod directory;
 #[cfg(feature = "e2e")]
 mod kill_loop;
 #[cfg(feature = "e2e")]
+mod monitoring;
+#[cfg(feature = "e2e")]
 mod outage;
 #[cfg(feature = "e2e")]
 mod parking;

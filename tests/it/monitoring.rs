@@ -1,0 +1,168 @@
+//! What deploy/ has for monitoring, in a real Prometheus beside a running gateway: rules that load and hold their own
+//! tests, alerts that lead to a chapter and are quiet at rest, a board whose every query has data.
+//!
+//! Without Prometheus these tests fail and say what to install.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use regex::Regex;
+use serde_json::Value;
+
+use super::client::Client;
+use super::gateway::{Site, free_address, output};
+use super::load::Load;
+
+const INSTALL: &str = "the e2e tests need Prometheus: apt-get install prometheus";
+/// Rules look back over some scrapes, and Prometheus starts slowly on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn deployed(name: &str) -> String {
+    fs::read_to_string(root().join("deploy").join(name)).unwrap()
+}
+
+/// Runs `promtool`; what it says.
+fn promtool(arguments: &[&str]) -> String {
+    Command::new("promtool").arg("--version").output().expect(INSTALL);
+    let mut command = Command::new("promtool");
+    command.args(arguments).current_dir(root().join("deploy"));
+    let said = output(command);
+    let text = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "{text}");
+    text
+}
+
+/// Names that a file gives to something: what follows `key` on a line.
+fn named(text: &str, key: &str) -> Vec<String> {
+    let values = text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key));
+    values.map(|value| value.trim().to_owned()).collect()
+}
+
+#[test]
+fn each_alert_is_raised_in_a_test_and_leads_to_a_chapter() {
+    let (rules, tests) = (deployed("pixelgate.rules.yml"), deployed("pixelgate.rules.test.yml"));
+    promtool(&["check", "rules", "pixelgate.rules.yml"]);
+    promtool(&["test", "rules", "pixelgate.rules.test.yml"]);
+    let (alerts, runbooks) = (named(&rules, "alert:"), named(&rules, "runbook:"));
+    assert!(alerts.len() > 15 && alerts.len() == runbooks.len(), "{alerts:?} {runbooks:?}");
+    let raised: BTreeSet<String> = named(&tests, "alertname:").into_iter().collect();
+    assert_eq!(alerts.iter().find(|alert| !raised.contains(*alert)), None, "never raised in a test");
+    let chapters: BTreeSet<String> = fs::read_to_string(root().join("docs/operations.md"))
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .map(|title| format!("operations.md#{}", title.to_lowercase().replace(' ', "-")))
+        .collect();
+    assert_eq!(runbooks.iter().find(|runbook| !chapters.contains(*runbook)), None, "not in {chapters:?}");
+}
+
+/// A Prometheus that scrapes one gateway each second.
+struct Prometheus {
+    process: Child,
+    address: SocketAddr,
+    _root: tempfile::TempDir,
+}
+
+impl Prometheus {
+    fn start(target: SocketAddr) -> Prometheus {
+        let root = tempfile::Builder::new().prefix("prometheus-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = deployed("prometheus.yml").replace("15s", "1s\n  evaluation_interval: 1s");
+        let config = config.replace("127.0.0.1:8081", &target.to_string());
+        assert!(config.contains(&target.to_string()) && config.contains("evaluation_interval: 1s"), "{config}");
+        fs::write(root.path().join("prometheus.yml"), config).unwrap();
+        fs::write(root.path().join("pixelgate.rules.yml"), deployed("pixelgate.rules.yml")).unwrap();
+        let address = free_address();
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", root.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", root.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(root.path().join("log")).unwrap())
+            .spawn()
+            .expect(INSTALL);
+        Prometheus { process, address, _root: root }
+    }
+
+    /// `data` of an answer of its API, once it answers.
+    fn ask(&self, target: &str) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let reply = Client::connect(self.address).and_then(|mut client| client.get(target));
+            if let Ok(reply) = reply
+                && reply.status != 503
+            {
+                let text = String::from_utf8_lossy(&reply.body).into_owned();
+                let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{target}: {text}"));
+                assert_eq!(answer["status"], "success", "{target}: {answer}");
+                return answer["data"].clone();
+            }
+            assert!(Instant::now() < deadline, "Prometheus does not answer {target}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How many series a query has now.
+    fn series(&self, query: &str) -> usize {
+        let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
+        self.ask(&format!("/api/v1/query?query={query}"))["result"].as_array().map_or(0, Vec::len)
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// The queries of the board, as it asks them of all nodes.
+fn queries() -> Vec<String> {
+    let board: Value = serde_json::from_str(&deployed("grafana-dashboard.json")).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let queries = targets.map(|target| target["expr"].as_str().unwrap().to_owned());
+    let variable = Regex::new(r"\$(job|instance)\b").unwrap();
+    queries.map(|query| variable.replace_all(&query.replace("$__rate_interval", "30s"), ".*").into_owned()).collect()
+}
+
+#[test]
+fn every_query_of_the_board_has_data_and_no_alert_is_up_at_rest() {
+    // Kafka is configured and away, so that something piles up.
+    let kafka = free_address();
+    let small = "[journal]\nsegment_bytes = \"256KiB\"\n";
+    let site = Site::new(&format!("{small}[kafka]\nbrokers = [\"{kafka}\"]\n"));
+    let gateway = site.start();
+    let load = Load::paced(site.public, 2, Duration::from_millis(20), "m");
+    let prometheus = Prometheus::start(site.ops);
+    let queries = queries();
+    assert!(queries.len() > 25, "{queries:?}");
+    let deadline = Instant::now() + PATIENCE;
+    for query in &queries {
+        assert!(!query.contains('$'), "{query}");
+        while prometheus.series(query) == 0 {
+            assert!(Instant::now() < deadline, "no data: {query}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let groups = prometheus.ask("/api/v1/rules")["groups"].clone();
+    let rules: Vec<&Value> = groups.as_array().unwrap().iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
+    for rule in &rules {
+        assert_eq!((&rule["health"], &rule["lastError"]), (&Value::from("ok"), &Value::Null), "{rule}");
+        let waits_for_kafka = ["PixelgatePublishingBlocked", "PixelgateJournalFullSoon", "PixelgateRestarts"];
+        let is_quiet = rule["type"] == "recording" || rule["state"] == "inactive";
+        assert!(is_quiet || waits_for_kafka.iter().any(|name| rule["name"] == *name), "{rule}");
+    }
+    assert_eq!(rules.len(), named(&deployed("pixelgate.rules.yml"), "alert:").len() + 9, "all rules are loaded");
+    let ledger = load.finish();
+    assert!(ledger.refused.is_empty() && !ledger.acknowledged.is_empty());
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+}
