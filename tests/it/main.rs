@@ -19,6 +19,7 @@ mod crash;
 mod dedup;
 mod dirty;
 mod feed;
+mod fidelity;
 mod forward;
 mod forward_faults;
 mod forward_tls;
