@@ -9,6 +9,7 @@ use crate::config::units::write_bytes;
 use crate::filesystem::{self, Verdict};
 use crate::journal::frame::MAX_RECORD_BYTES;
 use crate::publish::ask::{self, Answer};
+use crate::registry::{self, commands};
 use crate::upstream;
 
 /// How long a check waits for a connection to the upstream.
@@ -80,6 +81,16 @@ pub fn upstream(config: &Config) -> Option<Finding> {
 pub fn upstream_answers(config: &Config) -> Option<Finding> {
     let error = upstream::probe(&config.upstream.as_ref()?.options.base, UPSTREAM_WAITS).err()?;
     Some(Finding::Warning(format!("registry.upstream: it can't be reached now: {error}")))
+}
+
+/// Whether the authorities' shared database can be used. Blocks.
+pub fn database(config: &Config) -> Option<Finding> {
+    match commands::try_database(&config.registry).err()? {
+        error @ registry::Error::Newer { .. } => {
+            Some(Finding::Problem(format!("{error}; allowed is a pixelgate that knows it")))
+        }
+        error => Some(Finding::Warning(format!("{error}; management answers 503 until it can be used"))),
+    }
 }
 
 /// What Kafka's answer means for this config.

@@ -41,7 +41,7 @@ const LAYERS: &[(&str, &str)] = &[
         "record pixel time secret event limits policy journal registry upstream feed dedup ingest publish http \
          telemetry node",
     ),
-    ("preflight", "journal upstream publish config filesystem"),
+    ("preflight", "journal registry upstream publish config filesystem"),
     ("app", "*"),
     ("cli", "*"),
     ("main", "*"),

@@ -59,6 +59,9 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
     found.add(preflight::management(config));
     found.add(preflight::upstream(config));
     found.add(preflight::upstream_answers(config));
+    if is_sound("registry.") {
+        found.add(preflight::database(config));
+    }
     found.add(preflight::proxies(config));
     if !config.kafka.brokers.is_empty() && is_sound("kafka.") {
         found.add(ask::own_limit(&config.kafka).and_then(|limit| preflight::kafka(config, &limit)));

@@ -142,10 +142,10 @@ fn run(command: Command, config: Config, problems: &[Problem], file: Option<&Pat
         Command::Tag(Tag::Integrity) => tag_integrity(&config, &mut out),
         Command::Token(Token::Create(new)) => {
             let grant = Grant { name: new.name, ad_accounts: new.ad_accounts, read_only: new.read_only };
-            token::create(&config.data_dir, &grant, SystemClock.now(), &mut out)
+            token::create(&config.registry, &grant, SystemClock.now(), &mut out)
         }
-        Command::Token(Token::List) => token::list(&config.data_dir, &mut out),
-        Command::Token(Token::Revoke { name }) => token::revoke(&config.data_dir, &name, SystemClock.now(), &mut out),
+        Command::Token(Token::List) => token::list(&config.registry, &mut out),
+        Command::Token(Token::Revoke { name }) => token::revoke(&config.registry, &name, SystemClock.now(), &mut out),
     }
 }
 

@@ -1,13 +1,13 @@
 //! `pixelgate registry audit` and `backup`: they work beside a running gateway and change nothing of it.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 
 use crate::config::Config;
-use crate::registry::{self, audit, backup};
+use crate::registry::{self, Mode, backup, commands};
 
 /// What to do.
 #[derive(Subcommand)]
@@ -24,7 +24,10 @@ pub enum Command {
 /// Does it.
 pub fn run(command: &Command, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     match command {
-        Command::Audit => print_audit(&config.data_dir, out),
+        Command::Audit => print_audit(config, out),
+        Command::Backup { .. } if config.registry.database.is_some() && config.registry.mode == Mode::Local => {
+            bail!("the registry is in registry.database: copy that with pg_dump")
+        }
         Command::Backup { file } => {
             let bytes = backup::write(&config.data_dir, file)?;
             writeln!(out, "{bytes} bytes in {}", file.display())?;
@@ -33,8 +36,8 @@ pub fn run(command: &Command, config: &Config, out: &mut impl Write) -> anyhow::
     }
 }
 
-fn print_audit(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let printed = audit::read(data_dir, &mut |line| {
+fn print_audit(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    let printed = commands::read_audit(&config.registry, &mut |line| {
         serde_json::to_writer(&mut *out, &line)?;
         out.write_all(b"\n")
     });

@@ -1,31 +1,31 @@
-//! `pixelgate token create`, `list` and `revoke`: plain functions on a data directory.
+//! `pixelgate token create`, `list` and `revoke`: plain functions on a registry, wherever it is.
 //!
 //! They work beside a running gateway, which takes notice at its next management request.
 
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::{Context, bail};
 
 use crate::registry::audit::By;
-use crate::registry::tokens::{self, Grant};
+use crate::registry::tokens::Grant;
+use crate::registry::{Options, commands};
 use crate::time::Timestamp;
 
 /// The audit log names the user of a command.
-fn by_user() -> By<'static> {
+fn by_user() -> By {
     By::user(rustix::process::getuid().as_raw())
 }
 
 /// Makes a token and prints it: the only time that it can be seen.
-pub fn create(data_dir: &Path, grant: &Grant, now: Timestamp, out: &mut impl Write) -> anyhow::Result<()> {
-    let token = tokens::create(data_dir, grant, &by_user(), now)?;
+pub fn create(options: &Options, grant: &Grant, now: Timestamp, out: &mut impl Write) -> anyhow::Result<()> {
+    let token = commands::create_token(options, grant, &by_user(), now)?;
     writeln!(out, "{token}").context("the token was made but could not be printed: revoke it")?;
     out.flush().context("the token was made but could not be printed: revoke it")
 }
 
 /// Prints all tokens, without their text, as tab-separated columns with a head.
-pub fn list(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let tokens = tokens::list(data_dir)?;
+pub fn list(options: &Options, out: &mut impl Write) -> anyhow::Result<()> {
+    let tokens = commands::list_tokens(options)?;
     writeln!(out, "name\taccess\tad_accounts\tcreated\trevoked")?;
     for token in tokens {
         let access = if token.grant.read_only { "read" } else { "read,write" };
@@ -39,8 +39,8 @@ pub fn list(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
 }
 
 /// Revokes the token of a name.
-pub fn revoke(data_dir: &Path, name: &str, now: Timestamp, out: &mut impl Write) -> anyhow::Result<()> {
-    if !tokens::revoke(data_dir, name, &by_user(), now)? {
+pub fn revoke(options: &Options, name: &str, now: Timestamp, out: &mut impl Write) -> anyhow::Result<()> {
+    if !commands::revoke_token(options, name, &by_user(), now)? {
         bail!("no token named {name:?} is in force; `pixelgate token list` shows them");
     }
     writeln!(out, "revoked {name}")?;
@@ -49,8 +49,16 @@ pub fn revoke(data_dir: &Path, name: &str, now: Timestamp, out: &mut impl Write)
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::registry::tokens::hash;
+    use crate::registry::{Learning, Mode};
+
+    fn at(data_dir: &Path) -> Options {
+        let (pixels, learning) = (Vec::new(), Learning::none());
+        Options { mode: Mode::Local, data_dir: data_dir.into(), pixels, max_pixels: 1, learning, database: None }
+    }
 
     fn grant(name: &str) -> Grant {
         Grant { name: name.into(), ad_accounts: vec!["9".into(), "8".into()], read_only: true }
@@ -72,7 +80,7 @@ mod tests {
     #[test]
     fn a_token_that_could_not_be_printed_is_named_so() {
         let dir = tempfile::tempdir().unwrap();
-        let error = create(dir.path(), &grant("a"), Timestamp(1), &mut Broken).unwrap_err();
+        let error = create(&at(dir.path()), &grant("a"), Timestamp(1), &mut Broken).unwrap_err();
         assert!(error.to_string().contains("revoke it"), "{error}");
     }
 
@@ -80,10 +88,10 @@ mod tests {
     fn what_is_not_there_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let mut out = Vec::new();
-        assert!(list(dir.path(), &mut out).is_err());
-        assert!(revoke(dir.path(), "a", Timestamp(1), &mut out).is_err());
-        create(dir.path(), &grant("a"), Timestamp(1), &mut Vec::new()).unwrap();
-        assert!(revoke(dir.path(), "b", Timestamp(1), &mut out).unwrap_err().to_string().contains("\"b\""));
+        assert!(list(&at(dir.path()), &mut out).is_err());
+        assert!(revoke(&at(dir.path()), "a", Timestamp(1), &mut out).is_err());
+        create(&at(dir.path()), &grant("a"), Timestamp(1), &mut Vec::new()).unwrap();
+        assert!(revoke(&at(dir.path()), "b", Timestamp(1), &mut out).unwrap_err().to_string().contains("\"b\""));
         assert!(out.is_empty());
     }
 
@@ -91,12 +99,12 @@ mod tests {
     fn tokens_are_printed_once_listed_and_revoked() {
         let dir = tempfile::tempdir().unwrap();
         let (mut printed, mut before, mut after) = (Vec::new(), Vec::new(), Vec::new());
-        create(dir.path(), &grant("Jo"), Timestamp(1000), &mut printed).unwrap();
+        create(&at(dir.path()), &grant("Jo"), Timestamp(1000), &mut printed).unwrap();
         let token = String::from_utf8(printed).unwrap();
         assert_eq!(token.len(), 41);
-        list(dir.path(), &mut before).unwrap();
-        revoke(dir.path(), "Jo", Timestamp(2000), &mut Vec::new()).unwrap();
-        list(dir.path(), &mut after).unwrap();
+        list(&at(dir.path()), &mut before).unwrap();
+        revoke(&at(dir.path()), "Jo", Timestamp(2000), &mut Vec::new()).unwrap();
+        list(&at(dir.path()), &mut after).unwrap();
         let head = "name\taccess\tad_accounts\tcreated\trevoked\n";
         let line = "Jo\tread\t9,8\t1970-01-01T00:00:01.000Z\t";
         assert_eq!(String::from_utf8(before).unwrap(), format!("{head}{line}-\n"));

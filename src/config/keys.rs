@@ -211,7 +211,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     unset(
         "registry.upstream_token",
-        Secret,
+        Secret(rules::TOKEN),
         "ad accounts are synced without one",
         "The gateway's own token of the upstream. Better in a file, named by PIXELGATE_REGISTRY__UPSTREAM_TOKEN_FILE.",
     ),
@@ -246,7 +246,13 @@ pub(super) const KEYS: &[Key] = &[
         "Names of cookies that pass between clients and the upstream; all others are dropped, both ways.",
     ),
     key("registry.max_pixels", Number(1, 100_000_000), "1000000", "Bound of the known pixels."),
-    key("registry.database", Choice(&[""]), "", "Empty: SQLite in data_dir."),
+    unset(
+        "registry.database",
+        Secret(rules::DATABASE),
+        "SQLite in data_dir",
+        "With mode = \"local\": a PostgreSQL database that several authorities share.\n\
+         postgres://user:password@host/name, better in a file, named by PIXELGATE_REGISTRY__DATABASE_FILE.",
+    ),
     key(
         "registry.pixels",
         Pixels,

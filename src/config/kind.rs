@@ -18,8 +18,8 @@ use crate::secret::Secret;
 pub(super) enum Kind {
     /// A text that fits a rule.
     Text(Rule),
-    /// A text that nobody may see; a variable with `_FILE` behind its name reads it from a file.
-    Secret,
+    /// A text that fits a rule and that nobody may see; a variable with `_FILE` behind its name reads it from a file.
+    Secret(Rule),
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A whole number, both ends included.
@@ -87,7 +87,7 @@ impl Kind {
             (kind, value) => {
                 let word = kind.one(&value);
                 if word.is_none() {
-                    let shown = if matches!(kind, Kind::Secret) { "what it has".to_owned() } else { shown(&value) };
+                    let shown = if matches!(kind, Kind::Secret(_)) { "what it has".to_owned() } else { shown(&value) };
                     problems.push(Problem::new(path, format!("{shown} is not allowed; {}", kind.allowed())));
                 }
                 word
@@ -103,9 +103,8 @@ impl Kind {
             |least: u64, most: u64| number().filter(|n| u64::try_from(*n).is_ok_and(|n| least <= n && n <= most));
         match self {
             Kind::Text(rule) => text.filter(|text| (rule.fits)(text)).map(|text| Word::Text(text.to_owned())),
-            Kind::Secret => {
-                let visible = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-                text.filter(visible).map(|text| Word::Secret(Secret::new(text.to_owned())))
+            Kind::Secret(rule) => {
+                text.filter(|text| (rule.fits)(text)).map(|text| Word::Secret(Secret::new(text.to_owned())))
             }
             Kind::Choice(words) => text.filter(|text| words.contains(text)).map(|text| Word::Text(text.to_owned())),
             Kind::Number(least, most) => count(*least, *most).map(Word::Number),
@@ -135,9 +134,7 @@ impl Kind {
     /// What is allowed, for people.
     pub(super) fn allowed(&self) -> String {
         match self {
-            Kind::Text(rule) | Kind::List(rule) => rule.allowed.to_owned(),
-            Kind::Secret => "allowed are visible ASCII characters without spaces".to_owned(),
-            Kind::Choice([""]) => "allowed is only \"\" in this version".to_owned(),
+            Kind::Text(rule) | Kind::List(rule) | Kind::Secret(rule) => rule.allowed.to_owned(),
             Kind::Choice(words) => format!("allowed: {}", words.join(", ")),
             Kind::Number(least, most) => format!("allowed are whole numbers from {least} to {most}"),
             Kind::OrBrokers(most) => format!("allowed are whole numbers from 1 to {most}, and -1 for the broker's own"),

@@ -29,6 +29,7 @@ use crate::event::privacy::{self, ClientIp, UrlQuery};
 use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
 use crate::policy::{Policies, Treatment};
+use crate::registry::database::Address;
 use crate::{dedup, journal, limits, publish, registry, upstream};
 
 /// The effective configuration.
@@ -161,6 +162,7 @@ impl Config {
                 pixels: from.pixels("registry.pixels"),
                 max_pixels: from.count("registry.max_pixels"),
                 learning: learning(from),
+                database: from.optional_secret("registry.database").and_then(|url| Address::parse(url.expose())),
             },
             upstream: upstream(from),
             data_dir,

@@ -4,6 +4,7 @@ use super::kind::Rule;
 use crate::event::{currency, privacy, value};
 use crate::http::{client, tag};
 use crate::node;
+use crate::registry::database;
 use crate::upstream;
 
 /// A path.
@@ -54,6 +55,16 @@ pub(super) const TOPIC_OR_NONE: Rule = Rule {
     allowed: "allowed are 1 to 249 letters, digits, '.', '_' and '-', or nothing",
     fits: |text| text.is_empty() || is_topic(text),
 };
+
+/// A token, as a header can carry it.
+pub(super) const TOKEN: Rule = Rule {
+    allowed: "allowed are visible ASCII characters without spaces",
+    fits: |text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()),
+};
+
+/// A database that authorities share.
+pub(super) const DATABASE: Rule =
+    Rule { allowed: database::ALLOWED, fits: |text| database::Address::parse(text).is_some() };
 
 /// Where another authority is.
 pub(super) const UPSTREAM: Rule =

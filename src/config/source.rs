@@ -114,7 +114,7 @@ impl Source {
                 self.variables.insert(key.path.to_owned(), Value::String(value));
                 return;
             }
-            if matches!(key.kind, Kind::Secret) && name.strip_suffix(FILE) == Some(&whole) {
+            if matches!(key.kind, Kind::Secret(_)) && name.strip_suffix(FILE) == Some(&whole) {
                 return self.secret_file(key.path, name, &value);
             }
             if matches!(key.kind, Kind::Rate) {

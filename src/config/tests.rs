@@ -169,12 +169,12 @@ fn a_secret_is_read_from_a_file_without_its_last_newline() {
 fn a_secret_s_row_shows_nothing() {
     let mut problems = Vec::new();
     for bad in ["", "two words", "größe"] {
-        assert_eq!(Kind::Secret.read("a.token", bad.into(), &mut problems), None, "{bad:?}");
+        assert_eq!(Kind::Secret(rules::TOKEN).read("a.token", bad.into(), &mut problems), None, "{bad:?}");
     }
-    Kind::Secret.read("a.token", toml::Value::Integer(4711), &mut problems);
+    Kind::Secret(rules::TOKEN).read("a.token", toml::Value::Integer(4711), &mut problems);
     assert_eq!(problems.len(), 4, "{problems:?}");
     assert!(problems.iter().all(|problem| !problem.text.contains("two words") && !problem.text.contains("4711")));
-    let word = Kind::Secret.read("a.token", "hunter2".into(), &mut problems).unwrap();
+    let word = Kind::Secret(rules::TOKEN).read("a.token", "hunter2".into(), &mut problems).unwrap();
     assert_eq!(word.to_toml().unwrap().as_str(), Some("[redacted]"));
     assert!(!format!("{word:?}").contains("hunter2"));
 }

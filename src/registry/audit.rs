@@ -21,40 +21,27 @@ use crate::time::Timestamp;
 /// Rows that are kept; older ones go with the next change. Each has some hundred bytes.
 pub const ROWS_MAX: i64 = 100_000;
 
-/// Who asked for a change.
-#[derive(Clone, Copy, Debug)]
-pub enum Actor<'a> {
-    /// A management request with the token of this name.
-    Token(&'a str),
-    /// A command, run by the user of this number.
-    User(u32),
-    /// The gateway itself: the first token.
-    Start,
+/// Who asks for a change, and in which request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct By {
+    actor: String,
+    request_id: Option<String>,
 }
 
-impl std::fmt::Display for Actor<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Actor::Token(name) => write!(f, "token:{name}"),
-            Actor::User(id) => write!(f, "uid:{id}"),
-            Actor::Start => f.write_str("start"),
-        }
+impl By {
+    /// The token of this name, by a management request with this `X-Request-Id`.
+    pub fn token(name: &str, request_id: &str) -> By {
+        By { actor: format!("token:{name}"), request_id: Some(request_id.to_owned()) }
     }
-}
 
-/// Who asks, and in which request.
-#[derive(Clone, Copy, Debug)]
-pub struct By<'a> {
-    /// Who.
-    pub actor: Actor<'a>,
-    /// `X-Request-Id` of a management request.
-    pub request_id: Option<&'a str>,
-}
-
-impl By<'_> {
     /// The user of this number, by a command.
-    pub fn user(id: u32) -> By<'static> {
-        By { actor: Actor::User(id), request_id: None }
+    pub fn user(id: u32) -> By {
+        By { actor: format!("uid:{id}"), request_id: None }
+    }
+
+    /// The gateway itself: the first token.
+    pub(super) fn start() -> By {
+        By { actor: "start".to_owned(), request_id: None }
     }
 }
 
@@ -72,20 +59,20 @@ pub(super) struct Note {
 }
 
 impl Note {
-    fn new(by: &By<'_>, action: &'static str) -> Note {
+    fn new(by: &By, action: &'static str) -> Note {
         let (pixel_id, ad_account_id, token, before, after) = (None, None, None, None, None);
-        let request_id = by.request_id.map(str::to_owned);
-        Note { actor: by.actor.to_string(), action, pixel_id, ad_account_id, token, before, after, request_id }
+        let (actor, request_id) = (by.actor.clone(), by.request_id.clone());
+        Note { actor, action, pixel_id, ad_account_id, token, before, after, request_id }
     }
 
     /// A pixel was made.
-    pub(super) fn created(by: &By<'_>, pixel: &Pixel) -> Note {
+    pub(super) fn created(by: &By, pixel: &Pixel) -> Note {
         let after = Some(image(pixel).to_string());
         Note { after, ..Note::of_pixel(by, "pixel.created", pixel) }
     }
 
     /// A pixel was changed. Only what differs is told.
-    pub(super) fn changed(by: &By<'_>, old: &Pixel, new: &Pixel) -> Note {
+    pub(super) fn changed(by: &By, old: &Pixel, new: &Pixel) -> Note {
         let action = match (old.archived, new.archived) {
             (false, true) => "pixel.archived",
             (true, false) => "pixel.restored",
@@ -99,19 +86,19 @@ impl Note {
         Note { before, after, ..Note::of_pixel(by, action, new) }
     }
 
-    fn of_pixel(by: &By<'_>, action: &'static str, pixel: &Pixel) -> Note {
+    fn of_pixel(by: &By, action: &'static str, pixel: &Pixel) -> Note {
         let pixel_id = Some(pixel.id.to_string());
         Note { pixel_id, ad_account_id: pixel.ad_account_id.clone(), ..Note::new(by, action) }
     }
 
     /// A token was made.
-    pub(super) fn token_created(by: &By<'_>, grant: &Grant) -> Note {
+    pub(super) fn token_created(by: &By, grant: &Grant) -> Note {
         let after = json!({ "ad_accounts": grant.ad_accounts, "read_only": grant.read_only });
         Note { token: Some(grant.name.clone()), after: Some(after.to_string()), ..Note::new(by, "token.created") }
     }
 
     /// A token was revoked.
-    pub(super) fn token_revoked(by: &By<'_>, name: &str) -> Note {
+    pub(super) fn token_revoked(by: &By, name: &str) -> Note {
         Note { token: Some(name.to_owned()), ..Note::new(by, "token.revoked") }
     }
 }
@@ -227,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_change_tells_what_differs() {
-        let by = By { actor: Actor::Token("Jo"), request_id: Some("r") };
+        let by = By::token("Jo", "r");
         let check = |old: &Pixel, new: &Pixel, expected: [&str; 3]| {
             let note = Note::changed(&by, old, new);
             assert_eq!([note.action, &note.before.unwrap(), &note.after.unwrap()], expected);

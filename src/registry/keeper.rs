@@ -1,11 +1,13 @@
-//! The registry's own thread: stores event times every few seconds, and tries a failed store again.
+//! The registry's own threads: one stores event times every few seconds and tries a failed store again, one asks a
+//! shared database what is new.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use super::Inner;
+use super::shared::INTERVAL;
+use super::{Error, Inner};
 
 /// How much of the newest event times a crash can lose, and how soon a repaired disk is noticed.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -19,10 +21,11 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn start(inner: Arc<Inner>) -> std::io::Result<Keeper> {
+    /// Runs `work` until it is stopped.
+    pub(super) fn start(inner: Arc<Inner>, name: &str, work: fn(&Inner, &AtomicBool)) -> std::io::Result<Keeper> {
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopping);
-        let handle = thread::Builder::new().name("registry-keeper".into()).spawn(move || run(&inner, &stop))?;
+        let handle = thread::Builder::new().name(name.into()).spawn(move || work(&inner, &stop))?;
         Ok(Keeper { stopping, thread: handle.thread().clone(), handle: Mutex::new(Some(handle)) })
     }
 
@@ -42,7 +45,23 @@ impl Keeper {
     }
 }
 
-fn run(inner: &Inner, stopping: &AtomicBool) {
+/// Asks a shared database, and keeps asking while it is away. Changes are told where they are noticed.
+pub(super) fn follow(inner: &Inner, stopping: &AtomicBool) {
+    let mut refused = false;
+    while let Some(shared) = inner.shared.as_ref().filter(|_| !stopping.load(Ordering::Acquire)) {
+        thread::park_timeout(INTERVAL);
+        match inner.follow(shared) {
+            Err(error @ Error::Newer { .. }) if !refused => {
+                refused = true;
+                tracing::error!(%error, "registry.database was brought to a newer schema: update this program");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Stores event times, repairs the store.
+pub(super) fn keep(inner: &Inner, stopping: &AtomicBool) {
     let mut failing = false;
     while !stopping.load(Ordering::Acquire) {
         thread::park_timeout(PERIOD);
@@ -55,7 +74,7 @@ fn run(inner: &Inner, stopping: &AtomicBool) {
             }
         }
         // Told once per change: a full disk would fill the log, too.
-        match inner.persist() {
+        match inner.persist(false) {
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;

@@ -33,8 +33,11 @@ pub struct Edit {
     pub archived: Option<bool>,
 }
 
+/// Tries to find an id that nobody has: of 10^11 the first is free, as a rule.
+const DRAWS: usize = 8;
+
 impl Edit {
-    fn apply(&self, old: &Pixel) -> Pixel {
+    pub(super) fn apply(&self, old: &Pixel) -> Pixel {
         Pixel {
             id: old.id,
             name: self.name.clone().or_else(|| old.name.clone()),
@@ -47,9 +50,25 @@ impl Edit {
 
 impl Registry {
     /// Creates a pixel with a new id.
-    pub fn create(&self, new: NewPixel<'_>, by: &By<'_>) -> Result<PixelId, Error> {
-        let mut store = self.inner.lock();
-        store.require_writable()?;
+    pub fn create(&self, new: NewPixel<'_>, by: &By) -> Result<PixelId, Error> {
+        let Some(shared) = &self.inner.shared else {
+            let mut store = self.inner.lock();
+            store.require_writable()?;
+            let (stored, note) = self.draw(&store, new, by)?;
+            self.inner.change(&mut store, &stored, &note)?;
+            return Ok(stored.pixel.id);
+        };
+        for _ in 0..DRAWS {
+            let (stored, note) = self.draw(&self.inner.lock(), new, by)?;
+            if self.inner.create_shared(shared, &stored, &note)? {
+                return Ok(stored.pixel.id);
+            }
+        }
+        Err(Error::Away("no free id was found".into()))
+    }
+
+    /// A pixel that could be created as far as is known here.
+    fn draw(&self, store: &Store, new: NewPixel<'_>, by: &By) -> Result<(Stored, Note), Error> {
         let directory = self.inner.directory.load_full();
         if directory.named(new.ad_account_id, new.name).is_some() {
             return Err(Error::NameTaken);
@@ -57,9 +76,8 @@ impl Registry {
         if directory.len() >= self.inner.options.max_pixels {
             return Err(Error::Full(self.inner.options.max_pixels));
         }
-        let id = draw_id(&store, &directory)?;
         let pixel = Pixel {
-            id,
+            id: draw_id(store, &directory)?,
             name: Some(new.name.into()),
             tag: Some(new.tag.into()),
             ad_account_id: Some(new.ad_account_id.into()),
@@ -67,15 +85,16 @@ impl Registry {
         };
         let creator = format!("{} ({})", new.ad_account_id, new.token_name);
         let note = Note::created(by, &pixel);
-        let stored = Stored { pixel, creator, origin: Origin::Local, last_event: None };
-        self.inner.change(&mut store, &stored, &note)?;
-        Ok(id)
+        Ok((Stored { pixel, creator, origin: Origin::Local, last_event: None }, note))
     }
 
     /// Changes a pixel. What changes nothing is no change: it is answered and not written.
-    pub fn edit(&self, id: PixelId, edit: &Edit, by: &By<'_>) -> Result<(), Error> {
+    pub fn edit(&self, id: PixelId, edit: &Edit, by: &By) -> Result<(), Error> {
         if self.inner.options.pixels.iter().any(|given| given.id == id) {
             return Err(Error::Static);
+        }
+        if let Some(shared) = &self.inner.shared {
+            return self.inner.edit_shared(shared, id, edit, by);
         }
         let mut store = self.inner.lock();
         store.require_writable()?;

@@ -8,10 +8,13 @@
 //! here has a name that no other pixel of its ad account has. A store that can't be written costs management writes
 //! ([`Error::Unwritable`]) and nothing else; the keeper thread tries it again until it can be.
 //!
-//! Lock order: `store`, then nothing. Every change of the snapshot is made with `store` held.
+//! Lock order: `store`, then nothing (of a shared database, `followed` before it). Every change of the snapshot is made
+//! with `store` held.
 
 pub mod audit;
 pub mod backup;
+pub mod commands;
+pub mod database;
 mod directory;
 mod keeper;
 mod learning;
@@ -20,6 +23,7 @@ pub mod lookups;
 mod manage;
 mod own;
 mod schema;
+mod shared;
 mod status;
 mod store;
 pub mod sync;
@@ -33,12 +37,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use self::database::Address;
 use self::directory::Directory;
 pub use self::directory::{Entry, Known};
 use self::keeper::Keeper;
 use self::learning::Freshness;
 pub use self::learning::Learning;
 pub use self::manage::{Edit, NewPixel};
+use self::shared::Shared;
 pub use self::status::Status;
 pub use self::store::FILE;
 use self::store::{Access, Origin, Store, Stored};
@@ -69,6 +75,15 @@ pub struct Options {
     pub max_pixels: usize,
     /// How pixels are learnt, in proxy mode.
     pub learning: Learning,
+    /// `registry.database`: the truth of local mode, shared with other authorities; `None`: a file in `data_dir`.
+    pub database: Option<Address>,
+}
+
+impl Options {
+    /// The shared database, where it counts: with an upstream, that is the authority.
+    fn shared(&self) -> Option<&Address> {
+        self.database.as_ref().filter(|_| self.mode == Mode::Local)
+    }
 }
 
 /// Why the registry can't do something.
@@ -104,6 +119,9 @@ pub enum Error {
     /// `registry.max_pixels` are known.
     #[error("registry.max_pixels = {0} is reached")]
     Full(usize),
+    /// `registry.database` can't be asked at the moment; whether a change was made may be unknown.
+    #[error("registry.database: {0}")]
+    Away(Arc<str>),
     /// What is wrong with a token to be made.
     #[error("{0}")]
     Token(String),
@@ -123,6 +141,17 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// The same for the next who asks.
+    fn again(&self) -> Error {
+        match self {
+            Error::Newer { path, found, known } => Error::Newer { path: path.clone(), found: *found, known: *known },
+            Error::Away(why) => Error::Away(Arc::clone(why)),
+            other => Error::Away(other.to_string().into()),
+        }
+    }
 }
 
 /// What is known of an id.
@@ -149,6 +178,8 @@ pub fn is_ad_account(text: &str) -> bool {
 pub struct Registry {
     inner: Arc<Inner>,
     keeper: Keeper,
+    /// Asks a shared database what is new.
+    follower: Option<Keeper>,
 }
 
 /// What the registry shares with its keeper thread.
@@ -166,6 +197,7 @@ struct Inner {
     lookups: lookups::Counts,
     /// Pixels that are known and could not be stored yet. Bounded by `registry.max_pixels`; locked after `store`.
     unstored: Mutex<BTreeSet<PixelId>>,
+    shared: Option<Shared>,
 }
 
 impl Registry {
@@ -191,6 +223,7 @@ impl Registry {
         }
         let directory = ArcSwap::from_pointee(Directory::default());
         let asks = options.mode == Mode::Proxy && options.learning.token.is_some();
+        let shared = options.shared().map(Shared::start).transpose()?;
         let inner = Arc::new(Inner {
             options,
             clock,
@@ -201,11 +234,22 @@ impl Registry {
             unknowns: asks.then(Unknowns::new),
             lookups: lookups::Counts::default(),
             unstored: Mutex::default(),
+            shared,
         });
         inner.load(&mut inner.lock())?;
-        let keeper = Keeper::start(Arc::clone(&inner))
-            .map_err(|source| Error::Io { path: inner.options.data_dir.clone(), source })?;
-        Ok(Arc::new(Registry { inner, keeper }))
+        if let Some(shared) = &inner.shared {
+            inner.resume(shared)?;
+            // One that is away holds no start up for longer than one try; one that is newer than this program does.
+            if let Err(error @ Error::Newer { .. }) = inner.follow(shared) {
+                return Err(error);
+            }
+        }
+        let failed = |source| Error::Io { path: inner.options.data_dir.clone(), source };
+        let keeper = Keeper::start(Arc::clone(&inner), "registry-keeper", keeper::keep).map_err(failed)?;
+        let follower = inner.shared.as_ref();
+        let follower = follower.map(|_| Keeper::start(Arc::clone(&inner), "registry-follow", keeper::follow));
+        let follower = follower.transpose().map_err(failed)?;
+        Ok(Arc::new(Registry { inner, keeper, follower }))
     }
 
     /// What is known of an id. For the hot path: no lock, no reference count.
@@ -251,6 +295,9 @@ impl Registry {
 
     /// What a token allows, `None` if it is unknown or revoked. Sees at once what `pixelgate token` does. Blocks.
     pub fn check_token(&self, token: &TokenHash) -> Result<Option<Grant>, Error> {
+        if let Some(shared) = &self.inner.shared {
+            return Ok(tokens::find(self.inner.follow(shared)?.tokens(), token));
+        }
         let mut store = self.inner.lock();
         match tokens::check(&mut store, token)? {
             Some(grant) => Ok(Some(grant)),
@@ -269,8 +316,9 @@ impl Registry {
 
     /// Stops the keeper and stores what is not stored yet. Later calls do nothing.
     pub fn close(&self) -> Result<(), Error> {
+        self.follower.iter().for_each(Keeper::stop);
         self.keeper.stop();
-        self.inner.persist()
+        self.inner.persist(true)
     }
 }
 
@@ -296,15 +344,15 @@ impl Inner {
 
     /// What is to be thought of an id that is not known. For the hot path.
     fn unknown(&self, id: PixelId) -> Lookup {
-        if self.options.mode == Mode::Local {
+        if self.options.mode == Mode::Local && self.shared.is_none() {
             return Lookup::Unknown;
         }
         let now = self.clock.monotonic();
         if let Some(unknowns) = &self.unknowns {
             unknowns.saw(id, now);
         }
-        let complete = self.options.learning.ad_accounts.is_empty() || self.freshness.is_complete(now);
-        if complete { Lookup::Unknown } else { Lookup::NotChecked }
+        let follows = self.shared.is_some() || !self.options.learning.ad_accounts.is_empty();
+        if follows && !self.freshness.is_complete(now) { Lookup::NotChecked } else { Lookup::Unknown }
     }
 
     fn unstored(&self) -> MutexGuard<'_, BTreeSet<PixelId>> {
@@ -322,8 +370,8 @@ impl Inner {
         }
         self.directory.store(Arc::new(directory));
         self.learn(store, self.options.pixels.clone(), Origin::Config)?;
-        // With an upstream, tokens of pixels are its own.
-        if self.options.mode == Mode::Local {
+        // With an upstream, tokens of pixels are its own; with a shared database, they are there.
+        if self.options.mode == Mode::Local && self.shared.is_none() {
             self.ensure_first_token(store);
         }
         Ok(())
@@ -401,7 +449,10 @@ impl Inner {
     }
 
     /// Stores the newest events that are not stored yet.
-    fn persist(&self) -> Result<(), Error> {
+    fn persist(&self, is_last: bool) -> Result<(), Error> {
+        if let Some(shared) = &self.shared {
+            return self.persist_shared(shared, is_last);
+        }
         let directory = self.directory.load_full();
         let changed = |entry: &Arc<Entry>| Some((entry.pixel.id, entry.slot.unpersisted()?));
         let events: Vec<_> = directory.entries().iter().filter_map(changed).collect();
@@ -427,6 +478,8 @@ impl Inner {
             return Ok(false);
         }
         self.load(&mut store)?;
+        drop(store);
+        self.shared.as_ref().map_or(Ok(()), |shared| self.resume(shared))?;
         Ok(true)
     }
 }

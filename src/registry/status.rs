@@ -74,6 +74,17 @@ impl Slot {
         self.last_event().filter(|time| time.0 != self.persisted_ms.load(Relaxed))
     }
 
+    /// What was last stored; 0 if nothing.
+    pub(super) fn persisted_ms(&self) -> u64 {
+        self.persisted_ms.load(Relaxed)
+    }
+
+    /// Takes over an event time that another node stored.
+    pub(super) fn hear(&self, time: Timestamp) {
+        self.persisted_ms.fetch_max(time.0, Relaxed);
+        self.last_event_ms.fetch_max(time.0, Relaxed);
+    }
+
     /// Marks an event time as stored.
     pub(super) fn persisted(&self, time: Timestamp) {
         self.persisted_ms.store(time.0, Relaxed);

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::Error;
 use super::audit::{self, Note};
@@ -186,6 +186,37 @@ impl Store {
         }
     }
 
+    /// Of which database this file is a copy, and up to which revision; of none at first.
+    pub(super) fn copied(&self) -> Result<(String, i64), Error> {
+        let word = |key: &str| -> rusqlite::Result<Option<String>> {
+            let sql = "SELECT value FROM meta WHERE key = ?1";
+            self.connection.query_row(sql, [key], |row| row.get(0)).optional()
+        };
+        let id = word("copied_database_id").map_err(|error| self.fault(error))?;
+        let revision = word("copied_revision").map_err(|error| self.fault(error))?;
+        Ok((id.unwrap_or_default(), revision.and_then(|text| text.parse().ok()).unwrap_or_default()))
+    }
+
+    /// Copies rows of a database, and up to which revision that is. They are no longer this file's own, so its rule
+    /// for names doesn't hold them: the database has.
+    pub(super) fn copy(&mut self, pixels: &[Stored], id: &str, revision: i64, now: Timestamp) -> Result<(), Error> {
+        self.require_writable()?;
+        let run = |connection: &mut Connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for stored in pixels {
+                let sql = "UPDATE pixels SET origin = 'learnt' WHERE id = ?1 AND origin = 'local'";
+                transaction.prepare_cached(sql)?.execute([stored.pixel.id.to_string()])?;
+            }
+            write(&transaction, pixels, now)?;
+            for (key, value) in [("copied_database_id", id), ("copied_revision", &revision.to_string())] {
+                let sql = "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+                transaction.prepare_cached(sql)?.execute([key, value])?;
+            }
+            transaction.commit()
+        };
+        run(&mut self.connection).map_err(|error| self.fault(error))
+    }
+
     /// Deletes learnt pixels; those that were there.
     pub(super) fn forget(&mut self, ids: &[PixelId]) -> Result<Vec<PixelId>, Error> {
         self.require_writable()?;
@@ -236,31 +267,34 @@ fn read_pixel(row: &Row<'_>) -> rusqlite::Result<Option<Stored>> {
 
 fn put(connection: &mut Connection, pixels: &[Stored], note: Option<&Note>, now: Timestamp) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    {
-        // The origin of a known pixel stays: one created here outlives its line in the config.
-        let mut insert = transaction.prepare_cached(
-            "INSERT INTO pixels (id, ad_account_id, name, tag, creator, archived, origin, created_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (id) DO UPDATE SET ad_account_id = excluded.ad_account_id, name = excluded.name,
-             tag = excluded.tag, creator = excluded.creator, archived = excluded.archived",
-        )?;
-        for Stored { pixel, creator, origin, .. } in pixels {
-            insert.execute(params![
-                pixel.id.to_string(),
-                pixel.ad_account_id,
-                pixel.name,
-                pixel.tag,
-                creator,
-                pixel.archived,
-                origin.as_str(),
-                now.0 as i64
-            ])?;
-        }
-    }
+    write(&transaction, pixels, now)?;
     if let Some(note) = note {
         audit::write(&transaction, note, now)?;
     }
     transaction.commit()
+}
+
+fn write(transaction: &Transaction<'_>, pixels: &[Stored], now: Timestamp) -> rusqlite::Result<()> {
+    // The origin of a known pixel stays: one created here outlives its line in the config.
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO pixels (id, ad_account_id, name, tag, creator, archived, origin, created_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+         ON CONFLICT (id) DO UPDATE SET ad_account_id = excluded.ad_account_id, name = excluded.name,
+         tag = excluded.tag, creator = excluded.creator, archived = excluded.archived",
+    )?;
+    for Stored { pixel, creator, origin, .. } in pixels {
+        insert.execute(params![
+            pixel.id.to_string(),
+            pixel.ad_account_id,
+            pixel.name,
+            pixel.tag,
+            creator,
+            pixel.archived,
+            origin.as_str(),
+            now.0 as i64
+        ])?;
+    }
+    Ok(())
 }
 
 /// Opens and migrates; with `probe`, also writes a word, since a full disk shows only then.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Error;
-use super::audit::{self, Actor, By, Note};
+use super::audit::{self, By, Note};
 use super::store::{self, FILE, Store};
 use crate::time::Timestamp;
 
@@ -25,7 +25,7 @@ const TOKEN_LETTERS: usize = 40;
 /// The shortest text that an existing first-token file may hold.
 const TOKEN_LETTERS_MIN: usize = 32;
 /// Checked one by one at each request, so their number is bounded.
-const TOKENS_MAX: i64 = 10_000;
+pub(super) const TOKENS_MAX: i64 = 10_000;
 /// Bounds `creator` in replies.
 const NAME_CHARS_MAX: usize = 100;
 
@@ -62,7 +62,7 @@ pub struct Token {
     pub created: Timestamp,
     /// When it was revoked.
     pub revoked: Option<Timestamp>,
-    hash: TokenHash,
+    pub(super) hash: TokenHash,
 }
 
 /// The stored form of a token.
@@ -71,7 +71,7 @@ pub fn hash(token: &[u8]) -> TokenHash {
 }
 
 /// Makes a token in a data directory and returns its text, which is stored nowhere.
-pub fn create(data_dir: &Path, grant: &Grant, by: &By<'_>, now: Timestamp) -> Result<String, Error> {
+pub fn create(data_dir: &Path, grant: &Grant, by: &By, now: Timestamp) -> Result<String, Error> {
     check_grant(grant)?;
     fs::create_dir_all(data_dir)
         .map_err(|error| Error::Unwritable { path: data_dir.into(), why: error.to_string() })?;
@@ -99,7 +99,7 @@ pub fn list(data_dir: &Path) -> Result<Vec<Token>, Error> {
 }
 
 /// Revokes the token of this name that still works; false if there is none.
-pub fn revoke(data_dir: &Path, name: &str, by: &By<'_>, now: Timestamp) -> Result<bool, Error> {
+pub fn revoke(data_dir: &Path, name: &str, by: &By, now: Timestamp) -> Result<bool, Error> {
     let path = data_dir.join(FILE);
     fs::metadata(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let mut connection = store::open_writable(&path, None)?;
@@ -116,17 +116,26 @@ pub fn revoke(data_dir: &Path, name: &str, by: &By<'_>, now: Timestamp) -> Resul
     run().map_err(|error| store::fault(&path, error))
 }
 
-/// Finds the grant of a token. Looks at all of them, each in constant time.
+/// Finds the grant of a token.
 pub(super) fn check(store: &mut Store, presented: &TokenHash) -> Result<Option<Grant>, Error> {
     refresh(store).map_err(|error| store.fault(error))?;
-    let tokens = store.tokens.as_ref().map_or(&[][..], |(_, tokens)| tokens);
+    Ok(find(store.tokens.as_ref().map_or(&[][..], |(_, tokens)| tokens), presented))
+}
+
+/// The grant of a token among these. Looks at all of them, each in constant time.
+pub(super) fn find(tokens: &[Token], presented: &TokenHash) -> Option<Grant> {
     let mut found = None;
     for token in tokens {
         if bool::from(token.hash.ct_eq(presented)) && token.revoked.is_none() {
             found = Some(&token.grant);
         }
     }
-    Ok(found.cloned())
+    found.cloned()
+}
+
+/// All tokens of an open store.
+pub(super) fn all(store: &mut Store) -> Result<Vec<Token>, Error> {
+    read_all(&store.connection).map_err(|error| store.fault(error))
 }
 
 /// Whether any token works.
@@ -160,21 +169,35 @@ pub(super) fn ensure_first(store: &mut Store, data_dir: &Path, now: Timestamp) -
         None if store.require_writable().is_err() => return Ok(()),
         None => write_token_file(&path).map_err(failed)?,
     };
-    let grant = Grant { name: FIRST_TOKEN_FILE.into(), ad_accounts: Vec::new(), read_only: false };
-    let hash = hash(token.as_bytes());
+    let (grant, hash) = (first_grant(), hash(token.as_bytes()));
     let run = |connection: &mut Connection| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let sql = "INSERT INTO tokens (name, hash, ad_accounts, read_only, created_ms) VALUES (?1, ?2, '', 0, ?3)
                    ON CONFLICT DO NOTHING";
         transaction.execute(sql, params![grant.name, &hash[..], now.0 as i64])?;
-        let by = By { actor: Actor::Start, request_id: None };
-        audit::write(&transaction, &Note::token_created(&by, &grant), now)?;
+        audit::write(&transaction, &Note::token_created(&By::start(), &grant), now)?;
         transaction.execute("INSERT INTO meta VALUES ('first_token_ms', ?1)", [now.0.to_string()])?;
         transaction.commit()
     };
     run(&mut store.connection).map_err(|error| store.fault(error))?;
     store.tokens = None;
     Ok(())
+}
+
+/// What the first token allows: everything.
+pub(super) fn first_grant() -> Grant {
+    Grant { name: FIRST_TOKEN_FILE.into(), ad_accounts: Vec::new(), read_only: false }
+}
+
+/// The hash of the token in the first token's file, which is made if it is not there.
+pub(super) fn first_token(data_dir: &Path) -> Result<TokenHash, Error> {
+    let path = data_dir.join(FIRST_TOKEN_FILE);
+    let failed = |source| Error::Io { path: path.clone(), source };
+    let token = match read_token_file(&path).map_err(failed)? {
+        Some(token) => token,
+        None => write_token_file(&path).map_err(failed)?,
+    };
+    Ok(hash(token.as_bytes()))
 }
 
 /// The token in a file; an error if there is something else in it.
@@ -211,7 +234,7 @@ fn write_token_file(path: &Path) -> io::Result<String> {
     Ok(token)
 }
 
-fn random_token() -> io::Result<String> {
+pub(super) fn random_token() -> io::Result<String> {
     let mut token = String::with_capacity(TOKEN_LETTERS);
     let mut bytes = [0; 64];
     while token.len() < TOKEN_LETTERS {
@@ -226,7 +249,7 @@ fn random_token() -> io::Result<String> {
     Ok(token)
 }
 
-fn check_grant(grant: &Grant) -> Result<(), Error> {
+pub(super) fn check_grant(grant: &Grant) -> Result<(), Error> {
     let length = grant.name.chars().count();
     if grant.name.trim().is_empty() || length > NAME_CHARS_MAX || grant.name.chars().any(char::is_control) {
         let text = format!("a token's name has 1 to {NAME_CHARS_MAX} characters, none of them control characters");

@@ -26,8 +26,10 @@ use super::upstream::with_length;
 
 /// A key and a certificate for a name; without one, of an authority.
 pub struct Identity {
-    key: PKey<Private>,
-    certificate: X509,
+    /// Its key.
+    pub key: PKey<Private>,
+    /// Its certificate.
+    pub certificate: X509,
 }
 
 /// One that is good for two days, signed by `issuer` or by itself.

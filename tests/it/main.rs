@@ -44,6 +44,8 @@ mod upstream;
 #[cfg(feature = "e2e")]
 mod admin;
 #[cfg(feature = "e2e")]
+mod authorities;
+#[cfg(feature = "e2e")]
 mod backlog;
 #[cfg(feature = "e2e")]
 mod broker;
@@ -65,6 +67,8 @@ mod monitoring;
 mod outage;
 #[cfg(feature = "e2e")]
 mod parking;
+#[cfg(feature = "e2e")]
+mod postgres;
 #[cfg(feature = "e2e")]
 mod precheck;
 #[cfg(feature = "e2e")]

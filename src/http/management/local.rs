@@ -11,7 +11,7 @@ use super::{Answer, Failure, State, authorise, no_body, unknown_pixel};
 use crate::http::body;
 use crate::inflight;
 use crate::pixel::PixelId;
-use crate::registry::audit::{Actor, By};
+use crate::registry::audit::By;
 use crate::registry::tokens::Grant;
 use crate::registry::{Edit, Entry, NewPixel, PREFER_ARCHIVED, is_ad_account};
 
@@ -136,7 +136,7 @@ async fn create(
     let (registry, request_id) = (Arc::clone(&state.registry), asker.request_id.to_owned());
     let created = web::block(move || {
         let token_name = &asker.grant.name;
-        let by = By { actor: Actor::Token(token_name), request_id: Some(&request_id) };
+        let by = By::token(token_name, &request_id);
         registry.create(NewPixel { ad_account_id: &account, name: &name, tag: &tag, token_name }, &by)
     });
     let id = created.await??;
@@ -167,10 +167,7 @@ fn edit_of(params: Params, entry: &Entry) -> Result<Edit, Failure> {
 
 async fn change(state: &State, id: PixelId, edit: Edit, asker: Asker<'_>) -> Result<(), Failure> {
     let (registry, request_id) = (Arc::clone(&state.registry), asker.request_id.to_owned());
-    let changed = web::block(move || {
-        let by = By { actor: Actor::Token(&asker.grant.name), request_id: Some(&request_id) };
-        registry.edit(id, &edit, &by)
-    });
+    let changed = web::block(move || registry.edit(id, &edit, &By::token(&asker.grant.name, &request_id)));
     Ok(changed.await??)
 }
 

@@ -26,7 +26,14 @@ struct Bench {
 
 fn registry_options(dir: &std::path::Path) -> registry::Options {
     let learning = registry::Learning::none();
-    registry::Options { mode: Mode::Local, data_dir: dir.into(), pixels: Vec::new(), max_pixels: 1000, learning }
+    registry::Options {
+        mode: Mode::Local,
+        data_dir: dir.into(),
+        pixels: Vec::new(),
+        max_pixels: 1000,
+        learning,
+        database: None,
+    }
 }
 
 impl Bench {

@@ -24,7 +24,14 @@ impl Bench {
         let journal = journal::open(journal::options(dir.path()));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (pixels, learning) = (Vec::new(), crate::registry::Learning::none());
-        let options = Options { mode: Mode::Local, data_dir: dir.path().into(), pixels, max_pixels: 10, learning };
+        let options = Options {
+            mode: Mode::Local,
+            data_dir: dir.path().into(),
+            pixels,
+            max_pixels: 10,
+            learning,
+            database: None,
+        };
         let state = State {
             registry: Registry::open(options, clock.clone()).unwrap(),
             limits: Arc::new(Limits::new(&crate::limits::Options::OFF)),
