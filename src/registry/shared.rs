@@ -48,6 +48,8 @@ pub(super) struct Shared {
 pub(super) struct Followed {
     known: Known,
     tokens: Vec<Token>,
+    /// As of the last answer.
+    connections: u64,
     /// The copy on disk is of this; behind `known` when it couldn't be written.
     stored: (String, i64),
     /// Asked for once, after the first answer.
@@ -101,14 +103,22 @@ impl Inner {
     }
 
     fn ask(&self, shared: &Shared, followed: &mut Followed) -> Result<(), Error> {
-        let known = followed.known.clone();
-        let mut news = shared.database.call(READ, async move |client| work::news(client, known).await)?;
-        if news.is_other && followed.known.database_id.is_empty() && self.adopt(shared)? {
-            let nothing = Known::default();
-            news = shared.database.call(READ, async move |client| work::news(client, nothing).await)?;
-        } else if news.is_other && !followed.known.database_id.is_empty() {
+        let ask = |whole: bool| {
+            let known = followed.known.clone();
+            shared.database.call(READ, async move |client| work::news(client, known, whole).await)
+        };
+        let mut news = ask(false)?;
+        let connections = shared.database.connections();
+        let is_first = followed.known.database_id.is_empty();
+        let has_adopted = news.is_other && is_first && self.adopt(shared)?;
+        if news.is_other && !is_first {
             tracing::warn!("registry.database is another one than before, or older: pixels that it lacks stay known");
         }
+        // Behind another connection it may have been put back and gone on, past the revision that is known here.
+        if has_adopted || (connections != followed.connections && !news.is_other) {
+            news = ask(true)?;
+        }
+        followed.connections = connections;
         if !news.pixels.is_empty() || news.known.database_id != followed.known.database_id {
             self.take_over(&news.pixels, &news.known, followed);
         }

@@ -165,6 +165,8 @@ fn without_the_database_events_go_on_and_none_is_lost() {
         assert_eq!(Client::connect(site.ops).unwrap().get("/readyz").unwrap().status, 200, "events are what counts");
     }
     assert_eq!(one.run(&["token", "create", "--name", "x"]).status.code(), Some(1));
+    assert!(first.metric("registry_sync_errors_total").unwrap() > 0.0);
+    assert!(first.metric("registry_last_sync_timestamp_seconds").unwrap() > 1.7e9);
     let checked = String::from_utf8(one.run(&["check"]).stdout).unwrap();
     assert!(checked.contains("warning: registry.database: ") && !checked.contains(PASSWORD), "{checked}");
     end(&one, first);
@@ -311,6 +313,35 @@ fn a_registry_that_was_a_file_moves_into_an_empty_database() {
     assert!(accepted(&stranger, &own) && accepted(&stranger, &live) && refused(&stranger, &archived, "archived_pixel"));
     assert!(stranger.log().contains("registry.database has pixels already"), "{}", stranger.log());
     end(&stranger, gateway);
+}
+
+#[test]
+fn a_database_that_was_put_back_makes_nothing_unknown() {
+    let server = Postgres::start();
+    server.sql("postgres", "CREATE DATABASE one");
+    let (site, other) = (authority(&server.url_of("127.0.0.1", "one")), authority(&server.url_of("127.0.0.1", "two")));
+    let gateway = site.start();
+    let desk = Desk::first(&site);
+    let before = desk.create("before");
+    end(&site, gateway);
+    server.sql("postgres", "CREATE DATABASE two TEMPLATE one");
+    let gateway = site.start();
+    let lost = desk.create("lost");
+    end(&site, gateway);
+
+    // The copy goes on, further than the original ever was, before the first gateway meets it.
+    let second = other.start();
+    let others: Vec<String> = (0..3).map(|number| desk.at(&other).create(&format!("other{number}"))).collect();
+    site.reconfigure("/one", "/two");
+    let gateway = site.start();
+    for id in others.iter().chain([&before, &lost]) {
+        assert!(accepted(&site, id), "{id}");
+    }
+    assert!(refused(&other, &lost, "unknown_pixel"), "who never knew it can't");
+    assert_eq!(fault(&desk.put(&lost, "name=x")), "404 unknown_pixel -", "the database has the word");
+    assert_eq!(desk.names("").len(), 5);
+    end(&site, gateway);
+    end(&other, second);
 }
 
 #[test]

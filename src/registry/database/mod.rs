@@ -9,6 +9,7 @@ pub(super) mod work;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ type Job = Box<dyn for<'a> FnOnce(Result<&'a mut Client, Error>) -> LocalBoxFutu
 #[derive(Clone)]
 pub(super) struct Database {
     jobs: Sender<(Duration, Job)>,
+    /// Counts connections.
+    connections: Arc<AtomicU64>,
 }
 
 impl Database {
@@ -92,16 +95,23 @@ impl Database {
         let tls = tls().map_err(|error| failed(std::io::Error::other(error)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (jobs, waiting) = channel(QUEUE);
+        let connections = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&connections);
         let config = Config::clone(&address.0);
         std::thread::Builder::new()
             .name("registry-database".into())
             .spawn(move || {
-                runtime.block_on(serve(&config, &tls, waiting));
+                runtime.block_on(serve(&config, &tls, waiting, &counted));
                 // A question to DNS may still be waiting for its answer; nobody waits for it.
                 runtime.shutdown_background();
             })
             .map_err(failed)?;
-        Ok(Database { jobs })
+        Ok(Database { jobs, connections })
+    }
+
+    /// How many connections were made. Behind another one the database may be another: restored, or failed over.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
     }
 
     /// Has work done and waits for it. Blocks, so not for threads that serve.
@@ -153,7 +163,7 @@ struct Session {
     driver: Driver,
 }
 
-async fn serve(config: &Config, tls: &MakeTlsConnector, mut waiting: Receiver<(Duration, Job)>) {
+async fn serve(config: &Config, tls: &MakeTlsConnector, mut waiting: Receiver<(Duration, Job)>, count: &AtomicU64) {
     let mut session: Option<Session> = None;
     let mut failed: Option<(Duration, Error)> = None;
     loop {
@@ -172,7 +182,10 @@ async fn serve(config: &Config, tls: &MakeTlsConnector, mut waiting: Receiver<(D
         let rests = failed.as_ref().is_some_and(|(since, _)| SystemClock.monotonic().saturating_sub(*since) < REST);
         if session.is_none() && !rests {
             match timeout(CONNECT, connect(config, tls)).await {
-                Ok(Ok(open)) => (session, failed) = (Some(open), None),
+                Ok(Ok(open)) => {
+                    count.fetch_add(1, Relaxed);
+                    (session, failed) = (Some(open), None);
+                }
                 Ok(Err(error)) => failed = Some((SystemClock.monotonic(), error)),
                 Err(_) => failed = Some((SystemClock.monotonic(), away("no connection in time"))),
             }

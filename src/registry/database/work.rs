@@ -201,12 +201,12 @@ pub(in crate::registry) struct News {
     pub(in crate::registry) pixels: Vec<Stored>,
     /// All of them, if any changed.
     pub(in crate::registry) tokens: Option<Vec<Token>>,
-    /// The database is another one, or went back: everything was read.
+    /// The database is another one, or went back.
     pub(in crate::registry) is_other: bool,
 }
 
-/// Reads what changed since.
-pub(in crate::registry) async fn news(client: &mut Client, known: Known) -> Result<News, Fault> {
+/// Reads what changed since, or everything.
+pub(in crate::registry) async fn news(client: &mut Client, known: Known, whole: bool) -> Result<News, Fault> {
     let sql = "SELECT key, value FROM meta WHERE key IN ('database_id', 'revision', 'tokens_revision')";
     let mut now = Known::default();
     for row in client.query(sql, &[]).await? {
@@ -218,7 +218,7 @@ pub(in crate::registry) async fn news(client: &mut Client, known: Known) -> Resu
         }
     }
     let is_other = now.database_id != known.database_id || now.revision < known.revision;
-    let since = if is_other { -1 } else { known.revision };
+    let since = if is_other || whole { -1 } else { known.revision };
     let mut pixels = Vec::new();
     if now.revision > since {
         for row in client.query(&format!("{PIXELS} WHERE revision > $1 ORDER BY seq"), &[&since]).await? {
@@ -227,7 +227,7 @@ pub(in crate::registry) async fn news(client: &mut Client, known: Known) -> Resu
         }
     }
     let mut tokens = None;
-    if is_other || now.tokens_revision != known.tokens_revision {
+    if is_other || whole || now.tokens_revision != known.tokens_revision {
         let rows = client.query(&format!("{TOKENS} ORDER BY id"), &[]).await?;
         tokens = Some(rows.iter().filter_map(token).collect());
     }
