@@ -450,3 +450,25 @@ fn lookups_run_while_pixels_are_created() {
     });
     assert_eq!(registry.find(first).unwrap().status(Timestamp(START)), Status::Active);
 }
+
+#[test]
+fn the_audit_log_keeps_the_newest_rows_and_never_gives_a_number_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let old = "INSERT INTO audit (seq, at_ms, actor, action) VALUES (?1, 1, 'x', 'old')";
+    let other = Connection::open(dir.path().join(FILE)).unwrap();
+    let newest = 2 * audit::ROWS_MAX;
+    for seq in [newest - audit::ROWS_MAX, newest - audit::ROWS_MAX + 2, newest] {
+        other.execute(old, [seq]).unwrap();
+    }
+    create(&registry, "9", "one").unwrap();
+    assert!(matches!(create(&registry, "9", "one"), Err(Error::NameTaken)));
+    let mut lines = Vec::new();
+    audit::read(dir.path(), &mut |line| {
+        lines.push((line.seq, line.action));
+        Ok(())
+    })
+    .unwrap();
+    let expected = [(newest - audit::ROWS_MAX + 2, "old"), (newest, "old"), (newest + 1, "pixel.created")];
+    assert_eq!(lines, expected.map(|(seq, action)| (seq, action.to_owned())));
+}
