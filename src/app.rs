@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 
 use crate::config::{self, Config};
 use crate::dedup::{Dedup, Rebuild};
+use crate::diagnostics::Diagnostics;
 use crate::feed::Feed;
 use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
@@ -176,7 +177,7 @@ impl Running {
         let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
         let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
         let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed, dedup };
-        let pixels = parts.management(&config)?;
+        let pixels = parts.management(&config, &node)?;
         let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
         wait_for(rebuild.as_ref(), &*parts.clock);
@@ -312,15 +313,19 @@ struct Parts {
 }
 
 impl Parts {
-    fn management(&self, config: &Config) -> anyhow::Result<Arc<management::State>> {
+    fn management(&self, config: &Config, node: &Node) -> anyhow::Result<Arc<management::State>> {
         let server = &config.server;
         let (value, currency) = config.snippet.clone();
+        let registry = self.registry.clone();
         let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
         Ok(Arc::new(management::State {
             proxy: config.upstream.as_ref().map(|upstream| self.upstream(upstream, config)).transpose()?,
             body: server.body(),
             inflight: self.journal.inflight(),
             metrics: self.metrics.clone(),
+            diagnostics: Diagnostics::new(node.node_id.clone(), self.clock.clone(), move |id| {
+                registry.find(id).is_some()
+            }),
             limits: self.limits.clone(),
             proxies: self.proxies.clone(),
             ..management::State::new(self.registry.clone(), snippet, self.clock.clone())
@@ -349,6 +354,7 @@ impl Parts {
         let (metrics, clock, pulse) = (self.metrics.clone(), self.clock.clone(), self.pulse.clone());
         let tags: Arc<[_]> = tag::tags(&config.loader_path).into();
         let dedup = self.dedup.clone();
+        let diagnostics = pixels.diagnostics.clone();
         let app = move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
@@ -360,7 +366,10 @@ impl Parts {
             let (proxies, feed, inflight, metrics) =
                 (proxies.clone(), feed.clone(), journal.inflight(), metrics.worker());
             let tags = tags.clone();
-            let worker = Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics, tags });
+            let diagnostics = diagnostics.worker();
+            actix_web::rt::spawn(diagnostics.clone().run());
+            let worker =
+                Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics, tags, diagnostics });
             let events = Some(worker.clone());
             let app = App::new().configure(|services| collect::configure(services, worker));
             let app = match has_own {

@@ -18,7 +18,7 @@ use crate::event::rejection::Rejection;
 use crate::event::{Client, Consent, Event, RawEvent, Refusal, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
 use crate::limits::{Limits, Over};
-use crate::pixel::{MAX_DIGITS, Pixel};
+use crate::pixel::{MAX_DIGITS, Pixel, PixelId};
 use crate::policy::{Decision, Policies, Wishes};
 use crate::record::{Head, Kind};
 use crate::registry::{Lookup, Registry};
@@ -55,6 +55,10 @@ pub struct Accepted {
     pub receipt: Receipt,
     /// Its `record_id`; a duplicate has none.
     pub id: Option<[u8; 16]>,
+    /// The pixel that it names.
+    pub pixel_id: PixelId,
+    /// `test=1`.
+    pub is_trial: bool,
     /// What was repaired.
     pub warnings: Warnings,
 }
@@ -64,7 +68,7 @@ pub enum Outcome {
     /// It goes to the journal.
     Accepted(Accepted),
     /// Valid, answered like an event, and none.
-    Ignored(Ignored, Warnings),
+    Ignored(Ignored, PixelId, Warnings),
 }
 
 /// Why a valid request makes no record.
@@ -208,23 +212,25 @@ impl Ingest {
             return Err(refuse(Rejection::OriginNotAllowed).into());
         }
         if self.limits.has_per_pixel() {
-            self.limits.pixel(event.pixel_id, self.clock.monotonic())?;
+            let limited = self.limits.pixel(event.pixel_id, self.clock.monotonic());
+            limited.map_err(|over| Denied { refusal: refuse(Rejection::RateLimited), over: Some(over) })?;
         }
         if !counts {
             event.warnings.add(Warning::Prefetch);
-            return Ok(Outcome::Ignored(Ignored::Prefetch, event.warnings));
+            return Ok(Outcome::Ignored(Ignored::Prefetch, pixel_id, event.warnings));
         }
         let denied = event.consent == Some(Consent::Denied);
         let client = &match policy.decide(Wishes { gpc: client.gpc, denied }) {
             Decision::Record { gpc, anonymous } => Client { gpc, anonymous, ..*client },
-            Decision::DropByGpc => return Ok(Outcome::Ignored(Ignored::Gpc, event.warnings)),
-            Decision::DropByConsent => return Ok(Outcome::Ignored(Ignored::Consent, event.warnings)),
+            Decision::DropByGpc => return Ok(Outcome::Ignored(Ignored::Gpc, pixel_id, event.warnings)),
+            Decision::DropByConsent => return Ok(Outcome::Ignored(Ignored::Consent, pixel_id, event.warnings)),
         };
         self.record(event, client, pixel).map(Outcome::Accepted).map_err(|refused| refuse(reason_of(refused)).into())
     }
 
     /// Makes the event's record, unless it has one already.
     fn record(&self, mut event: Event<'_>, client: &Client<'_>, pixel: &Pixel) -> Result<Accepted, Refused> {
+        let (pixel_id, is_trial) = (event.pixel_id, event.test);
         if let (Some(dedup), Some(event_id)) = (&self.dedup, event.own_id()) {
             let key = dedup.key(event.pixel_id, event.event_name.as_deref(), event_id, event.test);
             let mut made = None;
@@ -240,10 +246,10 @@ impl Ingest {
                     self.appender.share(ticket)
                 }
             };
-            return Ok(Accepted { receipt, id: made, warnings: event.warnings });
+            return Ok(Accepted { receipt, id: made, pixel_id, is_trial, warnings: event.warnings });
         }
         let (receipt, id) = self.append(&mut event, client, pixel)?;
-        Ok(Accepted { receipt, id: Some(id), warnings: event.warnings })
+        Ok(Accepted { receipt, id: Some(id), pixel_id, is_trial, warnings: event.warnings })
     }
 
     fn append(
@@ -298,6 +304,14 @@ impl Ingest {
         if appended.is_ok() { Kept::Journaled } else { Kept::Dropped }
     }
 
+    /// What is remembered of a rejected request for its pixel's owner: its record's JSON, shortened. `None` as for
+    /// [`Ingest::rejected_record`].
+    pub fn rejected_glimpse(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'_>) -> Option<Vec<u8>> {
+        // A refusal may stand behind what is kept, so the whole is judged.
+        let client = self.judged(refusal, raw, client)?;
+        Some(self.write_rejected(refusal, &raw.shortened(GLIMPSE_BYTES), &client).1)
+    }
+
     /// The record of a rejected request that the journal doesn't keep, for the live feed: its id and JSON.
     /// `None` if nothing of it may be shown.
     pub fn rejected_record(
@@ -306,12 +320,16 @@ impl Ingest {
         raw: &RawEvent<'_>,
         client: &Client<'_>,
     ) -> Option<([u8; 16], Vec<u8>)> {
-        let client = &self.judged(refusal, raw, client)?;
+        let client = self.judged(refusal, raw, client)?;
+        Some(self.write_rejected(refusal, raw, &client))
+    }
+
+    fn write_rejected(&self, refusal: Refusal, raw: &RawEvent<'_>, client: &Client<'_>) -> ([u8; 16], Vec<u8>) {
         let (id, received) = self.identity();
         let stamp = Stamp { id, received, node_id: &self.node_id };
         let mut record = Vec::new();
         encode::rejected(&mut record, &stamp, refusal, raw, client, &self.options.privacy);
-        Some((id, record))
+        (id, record)
     }
 
     /// The sender of a rejected request as its pixel's policy lets it be seen; `None` if not at all.
@@ -324,6 +342,8 @@ impl Ingest {
     }
 }
 
+/// Of a query or body that is remembered only.
+const GLIMPSE_BYTES: usize = 512;
 /// What a rejected record takes beside its `raw`: names, identity, a long user agent and URL.
 const REJECTED_OVERHEAD_BYTES: usize = 512;
 

@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dedup;
+pub mod diagnostics;
 pub mod event;
 pub mod feed;
 pub mod filesystem;

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("time", ""),
     ("secret", ""),
     ("event", "record pixel time"),
+    ("diagnostics", "pixel time event"),
     ("limits", "pixel time"),
     ("policy", "pixel"),
     ("inflight", ""),
@@ -34,7 +35,10 @@ const LAYERS: &[(&str, &str)] = &[
     ("ingest", "record pixel time event limits policy journal registry feed rejects dedup"),
     ("publish", "record time secret journal"),
     ("telemetry", ""),
-    ("http", "record pixel time event limits inflight journal registry upstream feed ingest publish metrics"),
+    (
+        "http",
+        "record pixel time event diagnostics limits inflight journal registry upstream feed ingest publish metrics",
+    ),
     ("metrics", "record pixel time event limits journal registry upstream feed ingest publish"),
     (
         "config",

@@ -240,6 +240,13 @@ pub(super) const KEYS: &[Key] = &[
         "How long a pixel stays known that its ad account's list no longer has.",
     ),
     key(
+        "registry.report_last_events",
+        Choice(&["auto", "always", "never"]),
+        "auto",
+        "Tells the upstream when pixels fired last, so that its status is true for a fleet; auto: if it says that it \
+         is a pixelgate.",
+    ),
+    key(
         "registry.forward_cookies",
         List(rules::COOKIE),
         "",

@@ -30,6 +30,7 @@ use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
 use crate::policy::{Policies, Treatment};
 use crate::registry::database::Address;
+use crate::registry::report::Report;
 use crate::{dedup, journal, limits, publish, registry, upstream};
 
 /// The effective configuration.
@@ -257,6 +258,10 @@ fn learning(from: &Words) -> registry::Learning {
         token: from.optional_secret("registry.upstream_token").cloned(),
         sync_interval: from.span("registry.sync_interval"),
         grace: from.span("registry.grace"),
+        report: from.choice(
+            "registry.report_last_events",
+            &[("auto", Report::Auto), ("always", Report::Always), ("never", Report::Never)],
+        ),
     }
 }
 

@@ -79,7 +79,20 @@ impl Event<'_> {
     }
 }
 
-impl RawEvent<'_> {
+impl<'a> RawEvent<'a> {
+    /// The first bytes of the query and of the body.
+    pub fn shortened(&self, bytes: usize) -> RawEvent<'a> {
+        let cut = |text: &'a [u8]| &text[..text.len().min(bytes)];
+        let body = match self.body {
+            Body::None => Body::None,
+            Body::Form(text) => Body::Form(cut(text)),
+            Body::Multipart(text, boundary) => Body::Multipart(cut(text), boundary),
+            Body::Json(text) => Body::Json(cut(text)),
+            Body::Text(text) => Body::Text(cut(text)),
+        };
+        RawEvent { route: self.route, query: cut(self.query), body }
+    }
+
     /// Length of the query and the body.
     pub fn bytes(&self) -> usize {
         let body = match self.body {

@@ -16,11 +16,12 @@ use super::client::{Proxies, Visitor};
 use super::facts::Facts;
 use super::reply::Shape;
 use super::tag::Tag;
+use crate::diagnostics::{self, Declined};
 use crate::event::rejection::Rejection;
 use crate::event::{Body, Client, RawEvent, Refusal, Source, Warnings};
 use crate::feed::Feed;
 use crate::inflight::Inflight;
-use crate::ingest::{Denied, Ingest, Kept, Outcome};
+use crate::ingest::{Accepted, Denied, Ignored, Ingest, Kept, Outcome};
 use crate::metrics::{self, Route};
 use crate::time::{Clock, SystemClock};
 
@@ -54,6 +55,8 @@ pub struct Worker {
     pub metrics: metrics::Worker,
     /// The tags that pages load.
     pub tags: Arc<[Arc<Tag>]>,
+    /// The worker's notes for pixels' owners.
+    pub diagnostics: diagnostics::Worker,
 }
 
 /// Mounts the routes of websites.
@@ -102,6 +105,9 @@ impl Worker {
             && let Some((id, record)) = self.ingest.rejected_record(refusal, raw, client)
         {
             self.feed.show_rejected(refusal.pixel_id, id, record);
+        }
+        if let Some(id) = refusal.pixel_id {
+            self.diagnostics.rejected(id, refusal.reason, || self.ingest.rejected_glimpse(refusal, raw, client));
         }
     }
 
@@ -174,7 +180,7 @@ async fn offer(
     let offered = worker.decide(route, query, read, &client, counts);
     drop(room);
     match offered? {
-        Outcome::Ignored(_, warnings) => Ok(Told::Ignored(warnings)),
+        Outcome::Ignored(_, _, warnings) => Ok(Told::Ignored(warnings)),
         Outcome::Accepted(accepted) => {
             accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
             Ok(Told::Accepted(accepted.id, accepted.warnings))
@@ -207,16 +213,23 @@ impl Worker {
         match &offered {
             Err(denied) if counts => self.refused(denied.refusal, &raw, client),
             Err(_) => {}
-            Ok(Outcome::Ignored(why, warnings)) => {
+            Ok(Outcome::Ignored(why, id, warnings)) => {
                 self.metrics.ignored(*why);
+                match why {
+                    Ignored::Prefetch => {}
+                    Ignored::Gpc => self.diagnostics.declined(*id, Declined::Gpc),
+                    Ignored::Consent => self.diagnostics.declined(*id, Declined::Consent),
+                }
                 self.metrics.warned(*warnings);
             }
             Ok(Outcome::Accepted(accepted)) => {
+                let Accepted { id, pixel_id, is_trial, warnings, .. } = accepted;
                 // The committer counts the others.
-                if accepted.id.is_none() {
+                if id.is_none() {
                     self.metrics.duplicate();
                 }
-                self.metrics.warned(accepted.warnings);
+                self.metrics.warned(*warnings);
+                self.diagnostics.accepted(*pixel_id, *id, *is_trial, *warnings);
             }
         }
         offered

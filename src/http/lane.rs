@@ -242,7 +242,7 @@ impl Conn {
                 *self.state.borrow_mut() = State::Waiting(waiting);
                 accepted.receipt.tell(self.clone());
             }
-            Ok(Outcome::Ignored(_, warnings)) => self.answer(shape.accepted(None, warnings), request.is_post, begun),
+            Ok(Outcome::Ignored(_, _, warnings)) => self.answer(shape.accepted(None, warnings), request.is_post, begun),
             Err(denied) => {
                 worker.metrics.rejected(denied.refusal.reason);
                 self.answer(shape.rejected(&denied), request.is_post, begun);

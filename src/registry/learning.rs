@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
+use super::report::Report;
 use super::store::Origin;
 use super::tokens::{self, TokenHash};
 use super::{Error, Mode, Registry};
@@ -25,13 +26,16 @@ pub struct Learning {
     pub sync_interval: Duration,
     /// `registry.grace`: how long a pixel that is no longer listed stays known.
     pub grace: Duration,
+    /// `registry.report_last_events`.
+    pub report: Report,
 }
 
 impl Learning {
     /// Nothing is learnt.
     pub fn none() -> Learning {
         let (sync_interval, grace) = (Duration::from_secs(60), Duration::from_secs(86_400));
-        Learning { ad_accounts: Vec::new(), any: false, token: None, sync_interval, grace }
+        let (ad_accounts, report) = (Vec::new(), Report::Never);
+        Learning { ad_accounts, any: false, token: None, sync_interval, grace, report }
     }
 }
 

@@ -85,6 +85,7 @@ pub(super) async fn run(registry: &Registry, client: &Client) {
 async fn ask(registry: &Registry, client: &Client, id: PixelId) -> Result<Outcome, String> {
     let call = own::call(registry, Method::GET, &format!("/offsitepixels/{id}"))?;
     let answer = client.call(&call).await.map_err(|error| error.to_string())?;
+    own::heed(registry, &answer);
     match answer.status {
         200 => {}
         403 | 404 | 410 => return Ok(Outcome::Unknown),

@@ -22,6 +22,7 @@ pub mod lessons;
 pub mod lookups;
 mod manage;
 mod own;
+pub mod report;
 mod schema;
 mod shared;
 mod status;
@@ -195,6 +196,8 @@ struct Inner {
     /// With an upstream and a token of our own.
     unknowns: Option<Unknowns>,
     lookups: lookups::Counts,
+    /// The upstream says that it is a pixelgate and takes reports.
+    authority_listens: AtomicBool,
     /// Pixels that are known and could not be stored yet. Bounded by `registry.max_pixels`; locked after `store`.
     unstored: Mutex<BTreeSet<PixelId>>,
     shared: Option<Shared>,
@@ -233,6 +236,7 @@ impl Registry {
             freshness: Freshness::default(),
             unknowns: asks.then(Unknowns::new),
             lookups: lookups::Counts::default(),
+            authority_listens: AtomicBool::new(false),
             unstored: Mutex::default(),
             shared,
         });

@@ -12,6 +12,8 @@ const ACTIVE_MS: u64 = 24 * 60 * 60 * 1000;
 /// Within this span a newer event isn't written: keeps the slot's cache line shared between workers under load, and
 /// is far below what a status can show.
 const GRANULARITY_MS: u64 = 1000;
+/// A busy pixel is told to the authority at most this often: its status shows days.
+const TOLD_FOR_MS: u64 = 60_000;
 /// `Slot` value of a pixel without an event.
 const NEVER: u64 = 0;
 
@@ -42,13 +44,15 @@ impl Status {
 pub(super) struct Slot {
     last_event_ms: AtomicU64,
     persisted_ms: AtomicU64,
+    /// As told to the authority of a fleet.
+    reported_ms: AtomicU64,
 }
 
 impl Slot {
     /// A slot as stored.
     pub(super) fn stored(last_event: Option<Timestamp>) -> Slot {
         let ms = last_event.map_or(NEVER, |time| time.0);
-        Slot { last_event_ms: AtomicU64::new(ms), persisted_ms: AtomicU64::new(ms) }
+        Slot { last_event_ms: AtomicU64::new(ms), persisted_ms: AtomicU64::new(ms), ..Slot::default() }
     }
 
     /// Notes an event; true if it is the pixel's first.
@@ -59,6 +63,24 @@ impl Slot {
             self.last_event_ms.store(now.0.max(NEVER + 1), Relaxed);
         }
         last == NEVER
+    }
+
+    /// Takes over an event of another node; true if it is the pixel's first. Times only go forward, as reports may come
+    /// late; the caller sees to it that none is of the future.
+    pub(super) fn note_elsewhere(&self, time: Timestamp) -> bool {
+        time.0 > NEVER && self.last_event_ms.fetch_max(time.0, Relaxed) == NEVER
+    }
+
+    /// The newest event if it is to be told to the authority: at once, but not again within [`TOLD_FOR_MS`].
+    pub(super) fn unreported(&self, now: Timestamp) -> Option<Timestamp> {
+        let reported = self.reported_ms.load(Relaxed);
+        let due = reported == NEVER || now.0.abs_diff(reported) >= TOLD_FOR_MS;
+        self.last_event().filter(|time| time.0 != reported && due)
+    }
+
+    /// Marks an event time as told.
+    pub(super) fn reported(&self, time: Timestamp) {
+        self.reported_ms.store(time.0, Relaxed);
     }
 
     /// The newest event.
@@ -121,6 +143,27 @@ mod tests {
         let slot = Slot::stored(Some(Timestamp(9_000_000_000)));
         slot.note(Timestamp(1_000_000));
         assert_eq!(slot.last_event(), Some(Timestamp(1_000_000)));
+    }
+
+    #[test]
+    fn events_of_other_nodes_only_move_time_forward() {
+        let slot = Slot::default();
+        assert!(!slot.note_elsewhere(Timestamp(0)) && slot.last_event().is_none());
+        assert!(slot.note_elsewhere(Timestamp(5000)));
+        assert!(!slot.note_elsewhere(Timestamp(9000)) && !slot.note_elsewhere(Timestamp(7000)));
+        assert_eq!(slot.last_event(), Some(Timestamp(9000)));
+    }
+
+    #[test]
+    fn a_pixel_is_told_at_once_and_then_once_a_minute() {
+        let slot = Slot::stored(Some(Timestamp(5000)));
+        let due = |ms| slot.unreported(Timestamp(ms)).map(|time| time.0);
+        assert_eq!(due(5000), Some(5000), "also what was stored before a restart");
+        slot.reported(Timestamp(5000));
+        assert_eq!(due(500_000), None);
+        slot.note(Timestamp(7000));
+        assert_eq!(due(64_999), None);
+        assert_eq!(due(65_000), Some(7000));
     }
 
     #[test]

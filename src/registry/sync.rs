@@ -1,5 +1,5 @@
 //! Keeps the known pixels those of the upstream: asks for each ad account's list with the gateway's own token, and for
-//! single pixels that are seen often (`super::lookups`).
+//! single pixels that are seen often (`super::lookups`). Its thread also tells last events (`super::report`).
 //!
 //! A thread of its own, so that neither a slow upstream nor a long list is felt by events. An answer that failed, is
 //! absurd, or is empty where pixels were known changes nothing but a counter.
@@ -9,19 +9,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
-use super::{PREFER_ARCHIVED, Registry, lessons, lookups, own};
+use super::{PREFER_ARCHIVED, Registry, lessons, lookups, own, report};
 use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
 use crate::upstream::{Client, Connector, Gate, HeaderValue, Method, Options, header};
 
 /// Accounts that are asked for at the same time.
 const ACCOUNTS: usize = 8;
-/// Own calls that may be open at once: those and a look-up.
-pub const CALLS: usize = ACCOUNTS + 1;
+/// Own calls that may be open at once: those, a look-up and a report.
+pub const CALLS: usize = ACCOUNTS + 2;
 /// Longest list: a hundred thousand pixels with their snippets.
 const LIST_MAX_BYTES: usize = 128 << 20;
 /// The first wait after a failure; doubled up to `registry.sync_interval`.
@@ -50,7 +50,11 @@ impl Sync {
             let work = async {
                 let client = Client::new(upstream, connector, gate);
                 tokio::select! {
-                    _ = join(run(&registry, &client), lookups::run(&registry, &client)) => {}
+                    _ = join3(
+                        run(&registry, &client),
+                        lookups::run(&registry, &client),
+                        report::run(&registry, &client),
+                    ) => {}
                     () = stopped.notified() => {}
                 }
             };
@@ -151,6 +155,7 @@ impl Account {
             call.headers.insert(header::IF_NONE_MATCH, etag.clone());
         }
         let answer = client.call(&call).await.map_err(|error| error.to_string())?;
+        own::heed(registry, &answer);
         match answer.status {
             200 => {}
             304 if self.etag.is_some() => return self.settle(registry, None),

@@ -171,7 +171,7 @@ async fn change(state: &State, id: PixelId, edit: Edit, asker: Asker<'_>) -> Res
     Ok(changed.await??)
 }
 
-fn check_scope(grant: &Grant, ad_account: Option<&str>) -> Result<(), Failure> {
+pub(super) fn check_scope(grant: &Grant, ad_account: Option<&str>) -> Result<(), Failure> {
     if grant.allows(ad_account) {
         return Ok(());
     }

@@ -3,7 +3,9 @@
 //! Answers come from this gateway's own registry ([`local`], their bytes in [`wire`]) or from the upstream ([`proxy`]).
 //! Blocking work (SQLite) is done by `web::block`, never on the worker.
 
+mod diagnostics;
 mod headers;
+mod last_events;
 mod lesson;
 mod local;
 pub mod proxy;
@@ -25,11 +27,12 @@ use self::wire::Snippet;
 use super::body::{self, Fault};
 use super::client::Proxies;
 use super::reply::over_limit;
+use crate::diagnostics::Diagnostics;
 use crate::inflight::Inflight;
 use crate::limits::{self, Limits, Over};
 use crate::metrics::{Metrics, Route};
 use crate::registry::tokens::{self, Grant, TokenHash};
-use crate::registry::{self, Registry};
+use crate::registry::{self, Registry, report};
 use crate::time::Clock;
 
 /// The operator's words.
@@ -57,6 +60,8 @@ pub struct State {
     pub clock: Arc<dyn Clock>,
     /// The upstream that answers; without one the registry does.
     pub proxy: Option<proxy::Options>,
+    /// What became of pixels' requests.
+    pub diagnostics: Arc<Diagnostics>,
     /// Counts the answers.
     pub metrics: Arc<Metrics>,
     /// Bounds of one body.
@@ -75,6 +80,7 @@ impl State {
             proxies: Arc::new(Proxies::new(None)),
             proxy: None,
             metrics: Arc::new(Metrics::new(clock.now())),
+            diagnostics: Diagnostics::new(String::new(), clock.clone(), |_| false),
             clock,
             body: body::Bounds { max_bytes: 64 << 10, pause: Duration::from_secs(10) },
             inflight: Arc::default(),
@@ -90,19 +96,40 @@ impl std::fmt::Debug for State {
 
 /// Mounts the routes.
 pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
-    let proxy = state.proxy.clone().map(Proxy::new);
-    let (collection, single) = ((Arc::clone(&state), proxy.clone()), (state, proxy));
+    let shared = (Arc::clone(&state), state.proxy.clone().map(Proxy::new));
+    let at = |place: fn(String) -> Place| {
+        let shared = shared.clone();
+        move |request: HttpRequest, payload: web::Payload| {
+            let id = request.match_info().get("id").unwrap_or_default().to_owned();
+            answer(shared.clone(), request, payload, place(id))
+        }
+    };
     config
-        .service(
-            web::resource(["/offsitepixels", "/offsitepixels/"]).to(
-                move |request: HttpRequest, payload: web::Payload| answer(collection.clone(), request, payload, None),
-            ),
-        )
-        .service(web::resource("/offsitepixels/{id}").to(
-            move |request: HttpRequest, payload: web::Payload, id: web::Path<String>| {
-                answer(single.clone(), request, payload, Some(id.into_inner()))
-            },
-        ));
+        .service(web::resource(["/offsitepixels", "/offsitepixels/"]).to(at(|_| Place::Collection)))
+        .service(web::resource("/offsitepixels/last_events").to(at(|_| Place::LastEvents)))
+        .service(web::resource("/offsitepixels/{id}/diagnostics").to(at(Place::Diagnostics)))
+        .service(web::resource("/offsitepixels/{id}").to(at(Place::Single)));
+}
+
+/// What a path stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    Collection,
+    /// Of a fleet; here only, never the upstream's.
+    LastEvents,
+    /// A pixel, by what stands for its id.
+    Single(String),
+    /// What this node knows of it; never the upstream's.
+    Diagnostics(String),
+}
+
+impl Place {
+    fn id(&self) -> Option<&str> {
+        match self {
+            Place::Collection | Place::LastEvents => None,
+            Place::Single(id) | Place::Diagnostics(id) => Some(id),
+        }
+    }
 }
 
 /// An answer that is not 200, in the error shape.
@@ -167,27 +194,35 @@ fn unavailable() -> Failure {
     Failure { retry_after: Some(Duration::from_secs(5)), ..failure }
 }
 
-/// One request, from its head to its answer. `id` is the rest of the path, if any.
+/// One request, from its head to its answer.
 async fn answer(
     (state, proxy): (Arc<State>, Option<Rc<Proxy>>),
     request: HttpRequest,
     mut payload: web::Payload,
-    id: Option<String>,
+    place: Place,
 ) -> HttpResponse {
     let started = state.clock.monotonic();
     let request_id = request_id(&request, proxy.is_some());
     let result = match &proxy {
         _ if request.method() == Method::OPTIONS => None,
-        None => Some(local::answer(&state, &request, &mut payload, id.as_deref(), &request_id).await),
+        _ if matches!(place, Place::Diagnostics(_)) => {
+            Some(diagnostics::answer(&state, &request, place.id()).await.map(Answer::Own))
+        }
+        None if place == Place::LastEvents => {
+            Some(last_events::answer(&state, &request, &mut payload).await.map(Answer::Own))
+        }
+        None => Some(local::answer(&state, &request, &mut payload, place.id(), &request_id).await),
         Some(proxy) => {
             let answer = proxy::answer(&state, proxy, &request, &mut payload, &request_id).await;
             Some(answer.map(Answer::Upstreams))
         }
     };
-    let allow = match (&proxy, &id) {
+    let allow = match (&proxy, &place) {
+        (_, Place::Diagnostics(_)) => "GET, HEAD, OPTIONS",
         (Some(_), _) => "GET, HEAD, POST, PUT, DELETE, OPTIONS",
-        (None, None) => "GET, HEAD, POST, OPTIONS",
-        (None, Some(_)) => "GET, HEAD, PUT, DELETE, OPTIONS",
+        (None, Place::Collection) => "GET, HEAD, POST, OPTIONS",
+        (None, Place::LastEvents) => "POST, OPTIONS",
+        (None, Place::Single(_)) => "GET, HEAD, PUT, DELETE, OPTIONS",
     };
     let took = state.clock.monotonic().saturating_sub(started);
     let begin = |status| begin(status, &request_id, took);
@@ -196,7 +231,7 @@ async fn answer(
         builder.insert_header((header::CACHE_CONTROL, "no-cache"));
         builder
     };
-    let reply = match result {
+    let mut reply = match result {
         None => empty().insert_header((header::ALLOW, allow)).finish(),
         Some(Ok(Answer::Own(body))) => success(begin(StatusCode::OK), &request, body),
         Some(Ok(Answer::Done)) => empty().finish(),
@@ -209,6 +244,9 @@ async fn answer(
             failed(builder, &failure)
         }
     };
+    if proxy.is_none() && request.headers().contains_key(last_events::GATEWAY) {
+        reply.headers_mut().insert(last_events::ACCEPTS, HeaderValue::from_static(report::PATH));
+    }
     state.metrics.request(Route::Management, request.method().as_str(), reply.status().as_u16(), took);
     reply
 }
