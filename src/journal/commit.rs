@@ -65,6 +65,8 @@ pub struct Committer {
     pub(super) unrepaired: Option<Recovered>,
     pub(super) identified: bool,
     pub(super) first_seq_of_run: u64,
+    /// Newest segment that readers know of.
+    pub(super) shown_seq: u64,
     pub(super) pace: Pace,
 }
 
@@ -205,6 +207,11 @@ impl Committer {
         let now = self.clock.monotonic();
         self.pace.sync_average = (self.pace.sync_average * 7 + now.saturating_sub(begun)) / 8;
         self.pace.synced_at = now;
+        // First the segments that lead there: a reader that saw the end without them would take for damage what lies in
+        // a segment that it doesn't know yet.
+        if self.shown_seq != self.writer.state.newest_seq {
+            self.show();
+        }
         self.common.view.advance(self.writer.state.synced, self.writer.state.events);
         Ok(())
     }
@@ -387,7 +394,8 @@ impl Committer {
     }
 
     /// Publishes index and sizes to readers and metrics.
-    pub(super) fn show(&self) {
+    pub(super) fn show(&mut self) {
+        self.shown_seq = self.writer.state.newest_seq;
         self.common.view.replace(&self.writer.state.segments);
         self.common.bytes.store(self.writer.bytes(), Ordering::Release);
     }

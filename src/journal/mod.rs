@@ -454,6 +454,7 @@ fn prepare(
         unrepaired,
         identified,
         first_seq_of_run,
+        shown_seq: first_seq_of_run - 1,
         pace,
     };
     Ok((Journal(Arc::new(handle)), committer))

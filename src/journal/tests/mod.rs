@@ -1,5 +1,6 @@
 //! Tests of the journal as a whole: known situations on the real disk, random histories on a simulated one.
 
+mod beside;
 mod clock;
 mod full;
 mod known;
