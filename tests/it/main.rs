@@ -32,6 +32,7 @@ mod logs;
 mod lookups;
 mod manage;
 mod metrics;
+mod openapi;
 mod ops;
 mod policies;
 mod routes;
