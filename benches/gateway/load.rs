@@ -1,5 +1,7 @@
-//! A closed loop of keep-alive connections on one thread: each sends its request again when the answer is whole.
+//! Load on one thread: a closed loop, in which each connection sends again when its answer is whole, and an open one,
+//! in which requests are due at their time whatever became of those before.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,16 +11,35 @@ use tokio::net::TcpStream;
 /// What to send, and where.
 pub(crate) struct Workload {
     pub(crate) address: SocketAddr,
-    pub(crate) request: Vec<u8>,
+    /// Sent in turn.
+    pub(crate) requests: Vec<Vec<u8>>,
     pub(crate) connections: usize,
+    /// A connection serves one request, which says so.
+    pub(crate) is_fresh: bool,
 }
 
 /// What came of it.
+#[derive(Default)]
 pub(crate) struct Done {
     pub(crate) answered: u64,
-    /// Answers other than 200.
-    pub(crate) failed: u64,
-    pub(crate) p99: Duration,
+    /// Answers by status: 2xx, and all others.
+    pub(crate) refused: u64,
+    /// Microseconds of each answer, sorted.
+    times: Vec<u32>,
+}
+
+impl Done {
+    /// A quantile in microseconds.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let index = (self.times.len() as f64 * share) as usize;
+        self.times.get(index.min(self.times.len().saturating_sub(1))).copied().unwrap_or_default().into()
+    }
+
+    fn add(&mut self, other: Done) {
+        self.answered += other.answered;
+        self.refused += other.refused;
+        self.times.extend(other.times);
+    }
 }
 
 /// Runs a workload for a time.
@@ -27,52 +48,143 @@ pub(crate) fn run(workload: &Workload, time: Duration) -> Done {
     let end = Instant::now() + time;
     let tasks = tokio::task::LocalSet::new();
     runtime.block_on(tasks.run_until(async {
-        let one = |_| tokio::task::spawn_local(connection(workload.address, workload.request.clone(), end));
+        let one = |index: usize| {
+            let mut requests = workload.requests.clone();
+            let count = requests.len();
+            requests.rotate_left(index % count);
+            tokio::task::spawn_local(connection(workload.address, requests, workload.is_fresh, end))
+        };
         let running: Vec<_> = (0..workload.connections).map(one).collect();
-        let (mut times, mut failed) = (Vec::new(), 0);
+        let mut done = Done::default();
         for task in running {
-            let (own, own_failed) = task.await.unwrap();
-            times.extend(own);
-            failed += own_failed;
+            done.add(task.await.unwrap());
         }
-        times.sort_unstable();
-        let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or_default();
-        Done { answered: times.len() as u64, failed, p99: Duration::from_micros(p99.into()) }
+        done.times.sort_unstable();
+        done
     }))
 }
 
-/// One connection's answers in microseconds each.
-async fn connection(address: SocketAddr, request: Vec<u8>, end: Instant) -> (Vec<u32>, u64) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+async fn open(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (mut times, mut failed) = (Vec::new(), 0);
+    // Closed at once and with no trace: else a run of new connections ends when all ports are used up.
+    stream.set_zero_linger().unwrap();
+    stream
+}
+
+async fn connection(address: SocketAddr, requests: Vec<Vec<u8>>, is_fresh: bool, end: Instant) -> Done {
+    let mut done = Done::default();
+    let mut stream = open(address).await;
     let mut buffer = vec![0; 4096];
     let mut begun = Instant::now();
-    while begun < end {
-        stream.write_all(&request).await.unwrap();
+    for request in requests.iter().cycle() {
+        if begun >= end {
+            break;
+        }
+        stream.write_all(request).await.unwrap();
         let mut filled = 0;
-        loop {
+        while !is_whole(&buffer[..filled]) {
             let read = stream.read(&mut buffer[filled..]).await.unwrap();
             assert!(read > 0, "the server closed a connection");
             filled += read;
-            if is_whole(&buffer[..filled]) {
-                break;
-            }
         }
-        failed += u64::from(!buffer.starts_with(b"HTTP/1.1 200"));
         let now = Instant::now();
-        times.push((now - begun).as_micros() as u32);
+        done.note(&buffer, now - begun);
         begun = now;
+        if is_fresh {
+            stream = open(address).await;
+        }
     }
-    (times, failed)
+    done
 }
 
-/// Whether an answer with a `content-length` below 100 is complete.
+impl Done {
+    fn note(&mut self, answer: &[u8], took: Duration) {
+        self.answered += 1;
+        self.refused += u64::from(!answer.starts_with(b"HTTP/1.1 2"));
+        self.times.push(took.as_micros() as u32);
+    }
+}
+
+/// Whether an answer is complete: a 204, or one with a `content-length`.
 fn is_whole(answer: &[u8]) -> bool {
     let Some(head) = memchr::memmem::find(answer, b"\r\n\r\n") else { return false };
+    if answer.starts_with(b"HTTP/1.1 204") {
+        return true;
+    }
+    let lines = answer[..head].split(|byte| *byte == b'\n');
     let name = b"content-length: ";
-    let Some(at) = memchr::memmem::find(&answer[..head], name) else { return false };
-    let digits = answer[at + name.len()..head].iter().take_while(|byte| byte.is_ascii_digit());
+    let value = lines.into_iter().find_map(|line| {
+        line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)).then(|| &line[name.len()..])
+    });
+    let digits = value.unwrap_or_default().iter().take_while(|byte| byte.is_ascii_digit());
     let length = digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0'));
     answer.len() >= head + 4 + length
+}
+
+/// A connection of the open loop.
+struct Paced {
+    stream: std::net::TcpStream,
+    buffer: Vec<u8>,
+    filled: usize,
+    /// When its request was due, if it waits for an answer.
+    due: Option<Instant>,
+}
+
+/// Sends at a rate and takes each answer's time from the moment at which its request was due, not from when it could be
+/// sent: what a slow answer makes others wait for is in the figures (no "coordinated omission"). Polls without rest, as
+/// timers are too coarse.
+pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done {
+    let open = |_| {
+        let stream = std::net::TcpStream::connect(workload.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Paced { stream, buffer: vec![0; 4096], filled: 0, due: None }
+    };
+    let mut connections: Vec<Paced> = (0..workload.connections).map(open).collect();
+    let mut free: Vec<usize> = (0..connections.len()).collect();
+    let mut busy: Vec<usize> = Vec::new();
+    let (begun, mut sent, mut done) = (Instant::now(), 0u64, Done::default());
+    let total = (per_second * time.as_secs_f64()) as u64;
+    while done.answered < total {
+        let now = Instant::now();
+        let due_by_now = ((now - begun).as_secs_f64() * per_second) as u64;
+        while sent < due_by_now.min(total) {
+            let Some(index) = free.pop() else { break };
+            let request = &workload.requests[sent as usize % workload.requests.len()];
+            let connection = &mut connections[index];
+            connection.stream.write_all(request).unwrap();
+            connection.due = Some(begun + Duration::from_secs_f64(sent as f64 / per_second));
+            busy.push(index);
+            sent += 1;
+        }
+        busy.retain(|index| {
+            let is_busy = !connections[*index].take(&mut done);
+            if !is_busy {
+                free.push(*index);
+            }
+            is_busy
+        });
+    }
+    done.times.sort_unstable();
+    done
+}
+
+impl Paced {
+    /// Whether its answer is here.
+    fn take(&mut self, done: &mut Done) -> bool {
+        match self.stream.read(&mut self.buffer[self.filled..]) {
+            Ok(0) => panic!("the server closed a connection"),
+            Ok(read) => self.filled += read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => panic!("{error}"),
+        }
+        if !is_whole(&self.buffer[..self.filled]) {
+            return false;
+        }
+        let due = self.due.take().expect("it waits");
+        done.note(&self.buffer, due.elapsed());
+        self.filled = 0;
+        true
+    }
 }

@@ -1,102 +1,163 @@
-//! CPU time and throughput of the whole gateway beside an actix-web server that answers a constant GIF, in one run.
+//! What the whole gateway costs, beside servers that do less, in one run.
 //!
-//! `cargo bench --bench gateway`, which also times the start. All threads of a server share CPU 0, the load comes from
-//! CPU 1. Rounds are interleaved and medians reported, so that what else the machine does hits all alike. The baseline
-//! sends the gateway's own reply headers and body bytes. Settings: `PIXELGATE_BENCH_ROUNDS` (5), `_SECONDS` (3, per
-//! round and server), `_CONNECTIONS` (256).
-#![expect(clippy::print_stdout, reason = "the table is the result")]
+//! `cargo bench --bench gateway [-- WORD…]`. Without a word: the pixel over 256 connections, and the start; with `all`
+//! everything, which takes half an hour. Words: `get` (64, 512 and 4096 connections), `fresh` (a connection per
+//! request), `beacon`, `json`, `form`, `mix` (a tenth rejected), `workers` (two), `parameters`, `pixels` (10 to a
+//! million known ones), `kafka` (a real broker; needs Java and Maven), `latency` (open loop at half load), `large`
+//! (the longest events, Kafka away), `backlog` (2 GB leave for Kafka), `start`.
+//!
+//! All threads of a server share CPU 0; load, and the broker, have CPU 1. Rounds are interleaved and medians reported,
+//! so that what else the machine does hits all alike. Baselines send the gateway's own reply headers and body bytes.
+//! Settings: `PIXELGATE_BENCH_ROUNDS` (5), `_SECONDS` (3, per round and server), `_CONNECTIONS` (256); `_RUN`, a word
+//! for the kind of machine, has the tables written to `benches/runs/` as well.
+#![expect(clippy::print_stdout, reason = "the tables are the result")]
 #![expect(clippy::unwrap_used, reason = "a bench that can't run should say where it stopped")]
 
+mod backlog;
+mod baseline;
+#[path = "../../tests/it/broker.rs"]
+#[expect(dead_code, reason = "the tests do more with it")]
+mod broker;
 mod load;
+mod place;
+mod report;
+mod requests;
+mod rounds;
 mod servers;
 mod usage;
 
 use std::time::Duration;
 
-use load::Workload;
-use servers::Server;
+use report::Report;
+use requests::Kind;
+use rounds::{Case, median};
+use servers::{Server, Wish};
 
-/// One server's figures of one round.
-struct Round {
-    cpu_us: f64,
-    user_us: f64,
-    per_second: f64,
-    p99_us: f64,
-    switches: f64,
+/// Where the broker's module looks for it.
+mod gateway {
+    pub(crate) use crate::servers::free_address;
 }
 
-fn setting(name: &str, default: u64) -> u64 {
+/// Nobody listens there: Kafka is away.
+const NOWHERE: &str = "127.0.0.1:9";
+
+/// A number among the settings.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
     let given = std::env::var(format!("PIXELGATE_BENCH_{name}")).ok();
     given.map_or(default, |text| text.parse().expect("settings of the bench are numbers"))
 }
 
-fn main() {
-    if servers::is_baseline() {
-        return servers::run_baseline();
+/// What is known beside a gateway's answer mode.
+fn wish(acknowledge: &'static str) -> Wish {
+    Wish { acknowledge, workers: 1, kafka: None, pixels: 1 }
+}
+
+/// The baselines, and the gateway in both modes.
+fn field(workers: usize) -> Vec<Server> {
+    let mut servers = vec![Server::constant(workers)];
+    servers.extend(Server::nginx(workers));
+    for acknowledge in ["written", "synced"] {
+        servers.push(Server::gateway(&Wish { workers, ..wish(acknowledge) }));
     }
-    let (rounds, seconds) = (setting("ROUNDS", 5), setting("SECONDS", 3));
-    let connections = setting("CONNECTIONS", 256) as usize;
+    servers
+}
+
+fn main() {
+    if baseline::is_wanted() {
+        return baseline::run();
+    }
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let all = words.iter().any(|word| word == "all");
+    let asked = |word: &str| all || words.iter().any(|asked| asked == word);
     servers::pin(1);
-    let servers = [Server::baseline(), Server::gateway("written"), Server::gateway("synced")];
-    println!(
-        "{rounds} rounds of {seconds} s, {connections} keep-alive connections; servers on CPU 0, load on CPU 1; \
-         journal under {}",
-        servers::directory().display()
-    );
-    let mut results: Vec<Vec<Round>> = servers.iter().map(|_| Vec::new()).collect();
-    for _ in 0..rounds {
-        for (server, results) in servers.iter().zip(&mut results) {
-            results.push(round(server, connections, Duration::from_secs(seconds)));
+    let mut report = Report::begin(&words);
+    let connections = setting("CONNECTIONS", 256) as usize;
+    let of = |title: &str, kind, connections| Case { title: title.into(), kind, connections, is_fresh: false };
+    if words.is_empty() || all {
+        rounds::run(&mut report, &of("The pixel", Kind::Get, connections), &field(1));
+    }
+    if asked("get") {
+        let field = field(1);
+        for connections in [64, 512, 4096] {
+            rounds::run(&mut report, &of("The pixel", Kind::Get, connections), &field);
         }
     }
-    println!(
-        "| server | CPU µs/req | of it user | ratio of CPU (per round) | req/s | p99 µs | switches/req | RSS MiB |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
-    for (index, server) in servers.iter().enumerate() {
-        let median_of = |figure: fn(&Round) -> f64| median(results[index].iter().map(figure).collect());
-        // Each round against the baseline's of the same round: what drifts between rounds cancels out.
-        let ratios = results[index].iter().zip(&results[0]).map(|(own, base)| own.cpu_us / base.cpu_us).collect();
-        println!(
-            "| {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.3} | {:.0} |",
-            server.name,
-            median_of(|round| round.cpu_us),
-            median_of(|round| round.user_us),
-            median(ratios),
-            median_of(|round| round.per_second),
-            median_of(|round| round.p99_us),
-            median_of(|round| round.switches),
-            usage::peak_rss_mib(server.id()),
-        );
+    if asked("fresh") {
+        let case = Case { is_fresh: true, ..of("A connection per request", Kind::Get, 64) };
+        rounds::run(&mut report, &case, &field(1));
     }
-    drop(servers);
-    print_start();
-}
-
-fn print_start() {
-    let times = (0..11).map(|_| Server::time_to_first_event().as_secs_f64() * 1e3).collect();
-    println!("start in an empty directory to the first accepted request: {:.1} ms (median of 11)", median(times));
-}
-
-fn round(server: &Server, connections: usize, time: Duration) -> Round {
-    let workload = Workload { address: server.address, request: server.request(), connections };
-    // Warm: connections, caches, the branch predictor and the journal's segment.
-    load::run(&workload, time / 6);
-    let before = usage::of(server.id());
-    let done = load::run(&workload, time);
-    let used = usage::of(server.id()) - before;
-    assert_eq!(done.failed, 0, "{}: some requests were not answered with 200", server.name);
-    let count = done.answered as f64;
-    Round {
-        cpu_us: used.cpu_ns as f64 / 1000.0 / count,
-        user_us: used.user_us() / count,
-        per_second: count / time.as_secs_f64(),
-        p99_us: done.p99.as_secs_f64() * 1e6,
-        switches: used.switches as f64 / count,
+    for (word, title, kind) in [
+        ("beacon", "sendBeacon of a string", Kind::Beacon),
+        ("json", "JSON", Kind::Json),
+        ("form", "A form", Kind::Form),
+        ("mix", "The pixel, a tenth rejected", Kind::Mix),
+    ] {
+        if asked(word) {
+            rounds::run(&mut report, &of(title, kind, connections), &field(1));
+        }
     }
+    if asked("workers") {
+        rounds::run(&mut report, &of("Two workers on the one core", Kind::Get, connections), &field(2));
+    }
+    if asked("parameters") {
+        let field = [Server::constant(1), Server::gateway(&wish("synced"))];
+        for count in [0, 8, 32] {
+            let case = of(&format!("{count} parameters more"), Kind::Parameters(count), connections);
+            rounds::run(&mut report, &case, &field);
+        }
+    }
+    if asked("pixels") {
+        pixels(&mut report, connections);
+    }
+    if asked("kafka") {
+        with_kafka(&mut report, &of("The pixel, published", Kind::Get, connections));
+    }
+    if asked("latency") {
+        rounds::latency(&mut report, connections, &field(1));
+    }
+    if asked("large") {
+        let away = Some((NOWHERE.to_owned(), "exactly_once"));
+        let mut field = [Server::gateway(&wish("synced")), Server::gateway(&Wish { kafka: away, ..wish("synced") })];
+        field[1].publishes = false;
+        rounds::run(&mut report, &of("The longest events; the second with Kafka away", Kind::Large, 64), &field);
+    }
+    if asked("backlog") {
+        backlog::run(&mut report);
+    }
+    if words.is_empty() || asked("start") {
+        let times = (0..11).map(|_| Server::time_to_first_event().as_secs_f64() * 1e3).collect();
+        report.say(&format!(
+            "\nStart in an empty directory to the first accepted request: {:.1} ms (median of 11). The binary has \
+             {:.1} MiB.",
+            median(times),
+            std::fs::metadata(env!("CARGO_BIN_EXE_pixelgate")).unwrap().len() as f64 / 1048576.0
+        ));
+    }
+    report.end();
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+/// What looking up costs as more pixels are known.
+fn pixels(report: &mut Report, connections: usize) {
+    let counts = [10, 10_000, 1_000_000];
+    let mut field = vec![Server::constant(1)];
+    for pixels in counts {
+        let mut server = Server::gateway(&Wish { pixels, ..wish("synced") });
+        server.name = format!("pixelgate, {pixels} pixels");
+        field.push(server);
+    }
+    let title = "Known pixels".to_owned();
+    rounds::run(report, &Case { title, kind: Kind::Get, connections, is_fresh: false }, &field);
+}
+
+/// CPU time until everything has left for Kafka; the naive handler is the measure there.
+fn with_kafka(report: &mut Report, case: &Case) {
+    let broker = broker::Broker::start("");
+    let kafka = Some((broker.address(), "exactly_once"));
+    let mut field = vec![Server::naive(1, &broker.address()), Server::constant(1)];
+    field.extend(["written", "synced"].map(|mode| Server::gateway(&Wish { kafka: kafka.clone(), ..wish(mode) })));
+    // A cold broker is slow.
+    for server in &field {
+        let _ = rounds::round(server, case, Duration::from_secs(2));
+    }
+    rounds::run(report, case, &field);
 }

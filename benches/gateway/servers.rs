@@ -1,4 +1,4 @@
-//! The servers under test: the gateway's own binary, and this bench's binary run again as the baseline.
+//! The servers under test: the gateway's own binary, nginx, and this bench's binary run again as actix-web baselines.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -6,41 +6,42 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use actix_web::http::header;
-use actix_web::{App, HttpResponse, HttpServer, web};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-const ROLE: &str = "PIXELGATE_BENCH_BASELINE";
-const PIXEL: &str = "6010000000001";
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::baseline;
+use crate::requests::{Kind, PIXEL};
 
-/// What a browser sends from a shop's page: 11 headers.
-const HEADERS: &str = "Host: pixel.shop.example\r\n\
-    Connection: keep-alive\r\n\
-    sec-ch-ua: \"Chromium\";v=\"142\", \"Google Chrome\";v=\"142\", \"Not_A Brand\";v=\"99\"\r\n\
-    sec-ch-ua-mobile: ?0\r\n\
-    User-Agent: Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) \
-    Chrome/142.0.0.0 Safari/537.36\r\n\
-    Accept: image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8\r\n\
-    Sec-Fetch-Site: same-site\r\n\
-    Sec-Fetch-Mode: no-cors\r\n\
-    Referer: https://www.shop.example/checkout/thanks?utm_source=news&order=81723\r\n\
-    Accept-Encoding: gzip, deflate, br, zstd\r\n\
-    Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n";
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server that runs.
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// The gateway's operators' listener.
+    pub(crate) ops: Option<SocketAddr>,
+    pub(crate) takes_posts: bool,
+    /// What it takes goes on to Kafka.
+    pub(crate) publishes: bool,
+    command: Command,
     child: Child,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.stop();
     }
+}
+
+/// What a gateway is to do.
+#[derive(Clone)]
+pub(crate) struct Wish {
+    pub(crate) acknowledge: &'static str,
+    pub(crate) workers: usize,
+    /// Brokers, and the delivery.
+    pub(crate) kafka: Option<(String, &'static str)>,
+    /// Further known pixels.
+    pub(crate) pixels: usize,
 }
 
 /// Keeps this thread, and what it starts, on one CPU.
@@ -55,74 +56,143 @@ pub(crate) fn directory() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl Server {
-    /// actix-web, one worker, a constant reply of the gateway's bytes.
-    pub(crate) fn baseline() -> Server {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let address = free_address();
-        command.env(ROLE, address.to_string());
-        Server::start("actix-web, constant GIF".into(), address, command, scratch())
+    /// actix-web, a constant reply of the gateway's bytes.
+    pub(crate) fn constant(workers: usize) -> Server {
+        let (address, directory) = (free_address(), scratch());
+        Server::start("actix-web, constant GIF", address, baseline::command(address, workers, None), directory)
     }
 
-    /// The gateway without Kafka, one worker.
-    pub(crate) fn gateway(acknowledge: &str) -> Server {
-        let (command, address, directory) = gateway(acknowledge);
-        Server::start(format!("pixelgate, {acknowledge}"), address, command, directory)
-    }
-
-    fn start(name: String, address: SocketAddr, command: Command, directory: tempfile::TempDir) -> Server {
-        pin(0);
-        let child = quiet(command).spawn();
-        pin(1);
-        let server = Server { name, address, child: child.unwrap(), _directory: directory };
-        let deadline = Instant::now() + PATIENCE;
-        while std::net::TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "{} doesn't answer", server.name);
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    /// actix-web that parses the form, writes JSON and gives it to librdkafka without waiting for anything.
+    pub(crate) fn naive(workers: usize, brokers: &str) -> Server {
+        let (address, directory) = (free_address(), scratch());
+        let command = baseline::command(address, workers, Some(brokers));
+        let mut server = Server::start("actix-web, fire and forget", address, command, directory);
+        server.publishes = true;
         server
+    }
+
+    /// nginx's `empty_gif` with the gateway's headers, no access log. `None` without nginx.
+    pub(crate) fn nginx(workers: usize) -> Option<Server> {
+        let (address, directory) = (free_address(), scratch());
+        let command = baseline::nginx(directory.path(), address, workers)?;
+        let mut server = Server::start("nginx, empty_gif", address, command, directory);
+        server.takes_posts = false;
+        Some(server)
+    }
+
+    /// The gateway.
+    pub(crate) fn gateway(wish: &Wish) -> Server {
+        let (command, address, ops, directory) = gateway(wish);
+        let kafka = wish.kafka.as_ref().map_or(String::new(), |(_, delivery)| format!(", {delivery}"));
+        let mut server = Server::start(&format!("pixelgate, {}{kafka}", wish.acknowledge), address, command, directory);
+        (server.ops, server.publishes) = (Some(ops), wish.kafka.is_some());
+        server
+    }
+
+    fn start(name: &str, address: SocketAddr, command: Command, directory: tempfile::TempDir) -> Server {
+        let mut command = quiet(command);
+        let (name, child) = (name.to_owned(), spawn(&mut command));
+        let server =
+            Server { name, address, ops: None, takes_posts: true, publishes: false, command, child, directory };
+        server.answered()
+    }
+
+    fn answered(mut self) -> Server {
+        let deadline = Instant::now() + PATIENCE;
+        while first_answer(self.address).is_err() {
+            assert!(self.child.try_wait().unwrap().is_none(), "{} ended", self.name);
+            assert!(Instant::now() < deadline, "{} doesn't answer", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self
+    }
+
+    /// Ends it, as an operator would.
+    pub(crate) fn stop(&mut self) {
+        // nginx's workers end with their master only if it is asked to.
+        let id = rustix::process::Pid::from_child(&self.child);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).ok();
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// The same once more, on the same directory.
+    pub(crate) fn again(mut self) -> Server {
+        self.child = spawn(&mut self.command);
+        self.answered()
+    }
+
+    /// The gateway's `data_dir`.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     /// How long a gateway takes from its start in an empty directory to the end of its first accepted request.
     pub(crate) fn time_to_first_event() -> Duration {
-        let (command, address, directory) = gateway("synced");
+        let wish = Wish { acknowledge: "synced", workers: 1, kafka: None, pixels: 1 };
+        let (command, address, _, _directory) = gateway(&wish);
         let begun = Instant::now();
-        let mut server =
-            Server { name: "start".into(), address, child: quiet(command).spawn().unwrap(), _directory: directory };
-        loop {
-            assert!(server.child.try_wait().unwrap().is_none(), "the gateway ended");
-            if first_event(address, &server.request()).is_ok() {
-                return begun.elapsed();
-            }
+        let mut child = quiet(command).spawn().unwrap();
+        while first_answer(address).is_err() {
+            assert!(child.try_wait().unwrap().is_none(), "the gateway ended");
             assert!(begun.elapsed() < PATIENCE, "the gateway doesn't answer");
             std::thread::sleep(Duration::from_micros(200));
         }
+        let took = begun.elapsed();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        took
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// A conversion as a browser reports it.
-    pub(crate) fn request(&self) -> Vec<u8> {
-        let target = format!("/offsite_event.php?id={PIXEL}&value=24.99&currency=EUR&order=81723");
-        format!("GET {target} HTTP/1.1\r\n{HEADERS}\r\n").into_bytes()
+    /// A figure of the gateway's `/metrics`; `None` for other servers.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let mut stream = std::net::TcpStream::connect(self.ops?).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: ops\r\nConnection: close\r\n\r\n").ok()?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).ok()?;
+        let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 }
 
-fn gateway(acknowledge: &str) -> (Command, SocketAddr, tempfile::TempDir) {
+fn gateway(wish: &Wish) -> (Command, SocketAddr, SocketAddr, tempfile::TempDir) {
     let (directory, address, ops) = (scratch(), free_address(), free_address());
     let data: PathBuf = directory.path().join("data");
     let file = directory.path().join("pixelgate.toml");
+    let pixel =
+        |id: u64| format!("{{ id = \"{id}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}");
+    let first: u64 = PIXEL.parse().unwrap();
+    let pixels: Vec<String> =
+        [first].into_iter().chain((1..wish.pixels as u64).map(|more| first + 1000 + more)).map(pixel).collect();
+    let kafka = wish.kafka.as_ref().map_or(String::new(), |(brokers, delivery)| {
+        let topic = address.port();
+        format!(
+            "[kafka]\nbrokers = [\"{brokers}\"]\ndelivery = \"{delivery}\"\nevents_topic = \"bench-{topic}\"\n\
+             rejected_topic = \"\"\npartitions = 4\nreplication_factor = 1\n"
+        )
+    });
     let config = format!(
-        "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = 1\n[ops]\nlisten = \"{ops}\"\n\
-         [journal]\nacknowledge = \"{acknowledge}\"\nmax_bytes = \"2GiB\"\n[limits]\nmode = \"observe\"\n[registry]\n\
-         pixels = [{{ id = \"{PIXEL}\", name = \"Checkout\", tag = \"checkout\", fb_ad_account_id = \"8\" }}]\n\
-         [log]\nlevel = \"warn\"\n"
+        "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = {}\n[ops]\nlisten = \"{ops}\"\n\
+         [journal]\nacknowledge = \"{}\"\nmax_bytes = \"8GiB\"\n[limits]\nmode = \"observe\"\n{kafka}[registry]\n\
+         pixels = [{}]\n[log]\nlevel = \"warn\"\n",
+        wish.workers,
+        wish.acknowledge,
+        pixels.join(",\n"),
     );
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_pixelgate"));
@@ -131,7 +201,14 @@ fn gateway(acknowledge: &str) -> (Command, SocketAddr, tempfile::TempDir) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PIXELGATE_")) {
         command.env_remove(name);
     }
-    (command, address, directory)
+    (command, address, ops, directory)
+}
+
+fn spawn(command: &mut Command) -> Child {
+    pin(0);
+    let child = command.spawn();
+    pin(1);
+    child.unwrap()
 }
 
 fn quiet(mut command: Command) -> Command {
@@ -140,10 +217,10 @@ fn quiet(mut command: Command) -> Command {
 }
 
 /// Sends a request on a connection of its own; succeeds when it is answered with 200.
-fn first_event(address: SocketAddr, request: &[u8]) -> std::io::Result<()> {
+fn first_answer(address: SocketAddr) -> std::io::Result<()> {
     let mut stream = std::net::TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(request)?;
+    stream.write_all(&Kind::Get.requests()[0])?;
     let mut status = [0; 12];
     stream.read_exact(&mut status)?;
     if &status == b"HTTP/1.1 200" { Ok(()) } else { Err(std::io::ErrorKind::Other.into()) }
@@ -151,29 +228,4 @@ fn first_event(address: SocketAddr, request: &[u8]) -> std::io::Result<()> {
 
 fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("bench-").tempdir_in(directory()).unwrap()
-}
-
-/// Whether this process is to be the baseline.
-pub(crate) fn is_baseline() -> bool {
-    std::env::var_os(ROLE).is_some()
-}
-
-/// Serves the constant reply until killed.
-pub(crate) fn run_baseline() {
-    let address: SocketAddr = std::env::var(ROLE).unwrap().parse().unwrap();
-    let serve = || App::new().route("/offsite_event.php", web::get().to(constant));
-    let server = HttpServer::new(serve).workers(1).bind(address).unwrap();
-    actix_web::rt::System::new().block_on(server.run()).unwrap();
-}
-
-async fn constant() -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, header::HeaderValue::from_static("no-store")))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff")))
-        .insert_header(("cross-origin-resource-policy", header::HeaderValue::from_static("cross-origin")))
-        .insert_header(("timing-allow-origin", header::HeaderValue::from_static("*")))
-        .insert_header((header::VARY, header::HeaderValue::from_static("Origin")))
-        .insert_header(("x-pixelgate-record-id", "019ab3c4-d5e6-7f80-9123-456789abcdef"))
-        .insert_header((header::CONTENT_TYPE, header::HeaderValue::from_static("image/gif")))
-        .body(&pixelgate::http::reply::GIF[..])
 }

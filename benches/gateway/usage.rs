@@ -36,10 +36,11 @@ impl Sub for Usage {
     }
 }
 
-/// Of a process whose threads all live as long as it does.
+/// Of a process and its children, whose threads all live as long as it does.
 pub(crate) fn of(id: u32) -> Usage {
     let mut usage = Usage::default();
-    for thread in fs::read_dir(format!("/proc/{id}/task")).unwrap() {
+    let threads = tree(id).into_iter().flat_map(|id| fs::read_dir(format!("/proc/{id}/task")).unwrap());
+    for thread in threads {
         let thread = thread.unwrap().path();
         let times = fs::read_to_string(thread.join("schedstat")).unwrap();
         usage.cpu_ns += times.split(' ').next().unwrap().parse::<u64>().unwrap();
@@ -58,8 +59,26 @@ pub(crate) fn of(id: u32) -> Usage {
     usage
 }
 
-/// Most memory it ever had resident.
+/// A process and its children.
+fn tree(id: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |child: &u32| {
+        // Behind the name: state, then the parent.
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(1)?.parse().ok());
+        parent == Some(id)
+    };
+    let mut all: Vec<u32> = processes.filter(is_child).collect();
+    all.push(id);
+    all
+}
+
+/// Most memory that it and its children ever had resident, shared pages counted in each.
 pub(crate) fn peak_rss_mib(id: u32) -> f64 {
+    tree(id).into_iter().map(peak_of_one).sum()
+}
+
+fn peak_of_one(id: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
