@@ -16,7 +16,7 @@ use std::time::Duration;
 use atomic_waker::AtomicWaker;
 
 use super::frame::{self, BATCH_HEADER_BYTES, MAX_RECORD_BYTES};
-use super::queue::{Queue, Shared};
+use super::queue::{Chunk, Shared};
 use crate::record::{Head, Kind};
 
 /// Why a record was not taken. It is not in the journal.
@@ -109,9 +109,7 @@ impl Slot {
 
 /// A worker's unsent records and waiting requests.
 struct Local {
-    payload: Vec<u8>,
-    records: u32,
-    events: u32,
+    chunk: Chunk,
     /// Number of the hand-over being filled.
     number: u64,
     waiters: VecDeque<(u64, Waiter)>,
@@ -182,9 +180,7 @@ impl Appender {
     /// An appender and the future that carries its records over; the caller runs it on the worker's own executor.
     pub fn new(shared: Arc<Shared>) -> (Appender, Driver) {
         let local = Local {
-            payload: Vec::new(),
-            records: 0,
-            events: 0,
+            chunk: Chunk::begin(Vec::new()),
             number: 1,
             waiters: VecDeque::new(),
             sharers: Vec::new(),
@@ -201,9 +197,10 @@ impl Appender {
     pub fn append(&self, head: Head, key: &[u8], encode: impl FnOnce(&mut Vec<u8>)) -> Result<Receipt, Refused> {
         let Inner { shared, local, .. } = &*self.0;
         shared.admit()?;
-        let mut local = local.borrow_mut();
-        let start = local.payload.len();
-        let bytes = frame::push_record(&mut local.payload, head, key, encode);
+        let mut borrowed = local.borrow_mut();
+        let Local { chunk, number, driver, .. } = &mut *borrowed;
+        let start = chunk.bytes.len();
+        let bytes = frame::push_record(&mut chunk.bytes, head, key, encode);
         let refused = if bytes > MAX_RECORD_BYTES {
             Some(Refused::TooLarge)
         } else {
@@ -211,15 +208,20 @@ impl Appender {
             shared.reserve((bytes + BATCH_HEADER_BYTES) as u64).err()
         };
         if let Some(refused) = refused {
-            local.payload.truncate(start);
+            chunk.bytes.truncate(start);
             return Err(refused);
         }
-        local.records += 1;
-        local.events += u32::from(head.kind == Kind::Event);
-        if let (1, Some(driver)) = (local.records, &local.driver) {
+        chunk.records += 1;
+        chunk.events += u32::from(head.kind == Kind::Event);
+        if let (1, Some(driver)) = (chunk.records, driver) {
             driver.wake_by_ref();
         }
-        Ok(Receipt { number: local.number, appender: self.clone(), other: None })
+        let receipt = Receipt { number: *number, appender: self.clone(), other: None };
+        if chunk.bytes.len() >= Chunk::FULL_BYTES {
+            drop(borrowed);
+            self.flush();
+        }
+        Ok(receipt)
     }
 
     /// A receipt for a record that somebody else appended: of `None` it is durable already.
@@ -237,18 +239,12 @@ impl Appender {
     pub fn flush(&self) {
         let Inner { shared, slot, local } = &*self.0;
         let mut local = local.borrow_mut();
-        if local.records == 0 {
+        if local.chunk.records == 0 {
             return;
         }
         let number = local.number;
         local.number += 1;
-        let (records, events) = (std::mem::take(&mut local.records), std::mem::take(&mut local.events));
-        shared.hand_over(&local.payload, records, events, slot, number);
-        local.payload.clear();
-        // A burst must not hold its memory for ever.
-        if local.payload.capacity() > Queue::KEEP_BYTES {
-            local.payload = Vec::new();
-        }
+        shared.hand_over(&mut local.chunk, slot, number);
     }
 
     /// Tells all whose commit is done.
@@ -352,7 +348,7 @@ impl Future for Driver {
             if local.driver.as_ref().is_none_or(|driver| !driver.will_wake(context.waker())) {
                 local.driver = Some(context.waker().clone());
             }
-            local.records > 0
+            local.chunk.records > 0
         };
         if filled && !self.yielded {
             // Once around the executor: requests that are already here join this hand-over.

@@ -23,8 +23,9 @@ use crate::time::Clock;
 
 /// How often upkeep runs when nothing asks for it; also bounds how long `written` records stay unsynced.
 const TICK: Duration = Duration::from_millis(200);
-/// Longest time that a record waits for company.
-const SPACING_MAX: Duration = Duration::from_micros(500);
+/// Longest time that a record waits for company. Not less on a quick disk: a commit costs the same two hand-overs
+/// between threads however short its sync is.
+const SPACING: Duration = Duration::from_micros(800);
 /// How often an allocation that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Segments of earlier runs expire by age at most this often, as the wall clock may have jumped between runs.
@@ -70,11 +71,10 @@ pub struct Committer {
     pub(super) pace: Pace,
 }
 
-/// Times and averages of one committer.
+/// Times of one committer, and how much it has seen outstanding of late.
 pub struct Pace {
     /// Wall clock minus monotonic clock at the start, in milliseconds: a wall clock that never jumps.
     wall_offset_ms: i128,
-    sync_average: Duration,
     recent: u32,
     synced_at: Duration,
     upkeep_at: Duration,
@@ -88,7 +88,6 @@ impl Pace {
         let monotonic = clock.monotonic();
         Pace {
             wall_offset_ms: i128::from(clock.now().0) - monotonic.as_millis() as i128,
-            sync_average: SPACING_MAX,
             recent: 0,
             synced_at: monotonic,
             upkeep_at: monotonic,
@@ -122,7 +121,7 @@ impl Committer {
             }
             let enough = (self.pace.recent / 2).max(1);
             if shared.waiting() < enough {
-                shared.gather(enough, SPACING_MAX.min(self.pace.sync_average));
+                shared.gather(enough, SPACING);
             }
             if self.turn(&mut batch).is_err() {
                 break;
@@ -158,8 +157,8 @@ impl Committer {
     fn commit(&mut self, batch: &mut Queue) -> Result<(), ()> {
         let begun = self.clock.monotonic();
         let now_ms = self.pace.wall_ms(&*self.clock);
-        let (reserved, payload_bytes) = (batch.reserved(), batch.payload.len() as u64);
-        let written = self.writer.write(&batch.payload, now_ms);
+        let (reserved, payload_bytes) = (batch.reserved(), batch.payload_bytes());
+        let written = batch.chunks.iter_mut().try_for_each(|chunk| self.writer.write(chunk, now_ms));
         self.common.next.store(self.writer.state.next.0, Ordering::Release);
         self.common.events.store(self.writer.state.events, Ordering::Release);
         self.common.shared.settle(self.writer.room(), reserved);
@@ -194,6 +193,7 @@ impl Committer {
         }
         let outstanding = batch.records + self.common.shared.waiting();
         self.pace.recent = outstanding.max(self.pace.recent - self.pace.recent / 8);
+        self.common.shared.give_back(&mut batch.chunks);
         batch.clear();
         if self.clock.monotonic().saturating_sub(self.pace.synced_at) >= TICK {
             return self.sync().map_err(|error| self.poison("syncing", &error));
@@ -202,11 +202,8 @@ impl Committer {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let begun = self.clock.monotonic();
         self.writer.sync()?;
-        let now = self.clock.monotonic();
-        self.pace.sync_average = (self.pace.sync_average * 7 + now.saturating_sub(begun)) / 8;
-        self.pace.synced_at = now;
+        self.pace.synced_at = self.clock.monotonic();
         // First the segments that lead there: a reader that saw the end without them would take for damage what lies in
         // a segment that it doesn't know yet.
         if self.shown_seq != self.writer.state.newest_seq {

@@ -28,12 +28,50 @@ enum Committer {
     Gathering(u32),
 }
 
+/// A batch in the making: room for its head, and records as they will lie on disk.
+pub struct Chunk {
+    /// [`BATCH_HEADER_BYTES`] of nothing yet, then the records.
+    pub bytes: Vec<u8>,
+    /// Their number.
+    pub records: u32,
+    /// Event records among them.
+    pub events: u32,
+}
+
+impl Chunk {
+    /// What is longer is handed over, and not added to: large records must not make large buffers.
+    pub const FULL_BYTES: usize = 256 * 1024;
+
+    /// An empty one, in a buffer that may have been used before.
+    pub fn begin(mut bytes: Vec<u8>) -> Chunk {
+        bytes.clear();
+        bytes.resize(BATCH_HEADER_BYTES, 0);
+        Chunk { bytes, records: 0, events: 0 }
+    }
+
+    /// Bytes of its records.
+    pub fn payload_bytes(&self) -> usize {
+        self.bytes.len() - BATCH_HEADER_BYTES
+    }
+
+    /// Takes the records of another if they fit.
+    fn absorb(&mut self, other: &Chunk) -> bool {
+        let fits = self.bytes.len() + other.payload_bytes() <= Chunk::FULL_BYTES;
+        if fits {
+            self.bytes.extend_from_slice(&other.bytes[BATCH_HEADER_BYTES..]);
+            self.records += other.records;
+            self.events += other.events;
+        }
+        fits
+    }
+}
+
 /// Records handed over and not yet taken by the committer.
 #[derive(Default)]
 pub struct Queue {
-    /// Records as they will lie on disk.
-    pub payload: Vec<u8>,
-    /// Their number.
+    /// Batches to be, in their order.
+    pub chunks: Vec<Chunk>,
+    /// Number of records.
     pub records: u32,
     /// Event records among them.
     pub events: u32,
@@ -42,27 +80,33 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Buffers larger than this are given back after a burst.
-    pub const KEEP_BYTES: usize = 1024 * 1024;
+    /// Bytes of records.
+    pub fn payload_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.payload_bytes() as u64).sum()
+    }
 
     /// Bytes that were reserved for what it holds.
     pub fn reserved(&self) -> u64 {
-        self.payload.len() as u64 + u64::from(self.records) * BATCH_HEADER_BYTES as u64
+        self.payload_bytes() + u64::from(self.records) * BATCH_HEADER_BYTES as u64
     }
 
-    /// Empties it, keeping a buffer of ordinary size.
+    /// Empties it.
     pub fn clear(&mut self) {
-        self.payload.clear();
-        if self.payload.capacity() > Queue::KEEP_BYTES {
-            self.payload = Vec::new();
-        }
+        self.chunks.clear();
         (self.records, self.events) = (0, 0);
         self.tickets.clear();
     }
 }
 
+/// Buffers kept for further chunks: what one commit writes while the next gathers, on an ordinary day.
+const SPARES: usize = 4;
+/// Buffers that have become larger are not kept: a full chunk and the longest record.
+const SPARE_BYTES: usize = 2 * Chunk::FULL_BYTES;
+
 struct Inner {
     queue: Queue,
+    /// Empty buffers.
+    spares: Vec<Vec<u8>>,
     committer: Committer,
     closing: bool,
     poked: bool,
@@ -90,6 +134,7 @@ impl Shared {
         Shared {
             inner: Mutex::new(Inner {
                 queue: Queue::default(),
+                spares: Vec::new(),
                 committer: Committer::Busy,
                 closing: false,
                 poked: false,
@@ -138,18 +183,24 @@ impl Shared {
         Err(Refused::Busy)
     }
 
-    /// A worker's records of one tick.
-    pub fn hand_over(&self, payload: &[u8], records: u32, events: u32, slot: &Arc<Slot>, number: u64) {
+    /// A worker's records. Few are copied to those that wait, many change hands; the worker goes on with an empty chunk.
+    pub fn hand_over(&self, chunk: &mut Chunk, slot: &Arc<Slot>, number: u64) {
         let mut inner = self.lock();
         if inner.ended {
             drop(inner);
+            *chunk = Chunk::begin(Vec::new());
             slot.lose(number);
             return;
         }
-        let queue = &mut inner.queue;
-        queue.payload.extend_from_slice(payload);
-        queue.records += records;
-        queue.events += events;
+        let Inner { queue, spares, .. } = &mut *inner;
+        queue.records += chunk.records;
+        queue.events += chunk.events;
+        if queue.chunks.last_mut().is_some_and(|last| last.absorb(chunk)) {
+            *chunk = Chunk::begin(std::mem::take(&mut chunk.bytes));
+        } else {
+            let next = Chunk::begin(spares.pop().unwrap_or_default());
+            queue.chunks.push(std::mem::replace(chunk, next));
+        }
         match queue.tickets.iter_mut().find(|(waiting, _)| Arc::ptr_eq(waiting, slot)) {
             Some(ticket) => ticket.1 = number,
             None => queue.tickets.push((slot.clone(), number)),
@@ -194,6 +245,16 @@ impl Shared {
         debug_assert!(spare.records == 0, "what was taken before is written");
         std::mem::swap(&mut self.lock().queue, spare);
         spare.records
+    }
+
+    /// Keeps a few of the committer's buffers for the workers.
+    pub fn give_back(&self, chunks: &mut Vec<Chunk>) {
+        let mut inner = self.lock();
+        for chunk in chunks.drain(..) {
+            if inner.spares.len() < SPARES && chunk.bytes.capacity() <= SPARE_BYTES {
+                inner.spares.push(chunk.bytes);
+            }
+        }
     }
 
     /// The committer's last act: nothing is taken any more, and what still waits is lost to its waiters.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, is_out_of_room};
 use super::frame::{self, BATCH_HEADER_BYTES, BatchHeader, MAX_BATCH_BYTES, MAX_RECORD_BYTES, SEGMENT_HEADER_BYTES};
+use super::queue::Chunk;
 use super::segment::{Paths, Segment};
 use crate::record::Position;
 
@@ -71,7 +72,6 @@ pub struct Writer {
     active: Option<Active>,
     spare: Option<Box<dyn DiskFile>>,
     marked: Position,
-    scratch: Vec<u8>,
 }
 
 impl Writer {
@@ -85,18 +85,7 @@ impl Writer {
         state: State,
     ) -> Writer {
         let marked = state.synced;
-        Writer {
-            disk,
-            paths,
-            sizes,
-            journal_id,
-            incarnation,
-            state,
-            active: None,
-            spare: None,
-            marked,
-            scratch: Vec::new(),
-        }
+        Writer { disk, paths, sizes, journal_id, incarnation, state, active: None, spare: None, marked }
     }
 
     /// Bytes that records can take for sure, headers of batches not counted.
@@ -199,44 +188,52 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes whole records, in one batch per segment they end up in. Not durable before [`Writer::sync`].
+    /// Writes a chunk, in one batch if the open segment has room for it. Not durable before [`Writer::sync`].
     ///
-    /// `payload` must be records as `frame::push_record` makes them. After `Full` a first part may be in the journal.
-    pub fn write(&mut self, payload: &[u8], now_ms: u64) -> Result<(), WriteError> {
-        let mut rest = payload;
+    /// Its records must be as `frame::push_record` makes them. After `Full` a first part may be in the journal.
+    pub fn write(&mut self, chunk: &mut Chunk, now_ms: u64) -> Result<(), WriteError> {
+        if chunk.bytes.len() <= self.room_in_batch() + BATCH_HEADER_BYTES {
+            let Chunk { bytes, records, events } = chunk;
+            return self.write_batch(bytes, *records, *events, now_ms);
+        }
+        let mut rest = &chunk.bytes[BATCH_HEADER_BYTES..];
         while !rest.is_empty() {
-            let room = self.active.as_ref().map_or(0, |active| active.allocated - active.offset);
-            let room = (room as usize).min(MAX_BATCH_BYTES).saturating_sub(BATCH_HEADER_BYTES);
-            let (bytes, count, events) = frame::fitting(rest, room);
+            let (bytes, count, events) = frame::fitting(rest, self.room_in_batch());
             if count == 0 {
                 self.rotate(now_ms)?;
                 continue;
             }
             let (now, later) = rest.split_at(bytes);
-            self.write_batch(now, count, events, now_ms)?;
+            let mut batch = vec![0; BATCH_HEADER_BYTES];
+            batch.extend_from_slice(now);
+            self.write_batch(&mut batch, count, events, now_ms)?;
             rest = later;
         }
         Ok(())
     }
 
-    fn write_batch(&mut self, payload: &[u8], count: u32, events: u32, now_ms: u64) -> Result<(), WriteError> {
+    /// Bytes of records that the next batch in the open segment may have.
+    fn room_in_batch(&self) -> usize {
+        let room = self.active.as_ref().map_or(0, |active| active.allocated - active.offset);
+        (room as usize).min(MAX_BATCH_BYTES).saturating_sub(BATCH_HEADER_BYTES)
+    }
+
+    /// `batch` begins with room for its head.
+    fn write_batch(&mut self, batch: &mut [u8], count: u32, events: u32, now_ms: u64) -> Result<(), WriteError> {
         let header = BatchHeader {
             base: self.state.next,
             events_before: self.state.events,
             synced_to: self.state.synced,
             time_ms: now_ms,
-            payload_bytes: payload.len() as u32,
+            payload_bytes: (batch.len() - BATCH_HEADER_BYTES) as u32,
             count,
             events,
             incarnation: self.incarnation[..8].try_into().expect("eight of sixteen bytes"),
         };
         let active = self.active.as_mut().expect("room was found in it");
-        self.scratch.clear();
-        self.scratch.resize(BATCH_HEADER_BYTES, 0);
-        self.scratch.extend_from_slice(payload);
-        header.seal(&mut self.scratch, active.seed);
-        active.file.write_at(&self.scratch, active.offset).map_err(WriteError::of)?;
-        active.offset += self.scratch.len() as u64;
+        header.seal(batch, active.seed);
+        active.file.write_at(batch, active.offset).map_err(WriteError::of)?;
+        active.offset += batch.len() as u64;
         self.state.next = header.next();
         self.state.events = header.events_after();
         self.marked = self.marked.max(header.synced_to);
@@ -260,7 +257,7 @@ impl Writer {
         let has_room =
             self.active.as_ref().is_some_and(|active| active.offset + BATCH_HEADER_BYTES as u64 <= active.allocated);
         if self.marked < self.state.synced && has_room {
-            self.write_batch(&[], 0, 0, now_ms)?;
+            self.write_batch(&mut [0; BATCH_HEADER_BYTES], 0, 0, now_ms)?;
         }
         Ok(())
     }
