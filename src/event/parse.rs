@@ -29,6 +29,8 @@ type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 /// Collects pairs: the last in the query wins, else the last in the body.
 struct Pairs<'a> {
     pairs: Vec<Pair<'a>>,
+    /// Of each name, in their order: a repeat is looked for among numbers, so that many names cost little each.
+    marks: Vec<u32>,
     route: Source,
     in_body: bool,
     query_pairs: usize,
@@ -46,12 +48,15 @@ impl<'a> Pairs<'a> {
         if name.is_empty() || value.is_empty() {
             return;
         }
-        if let Some(at) = self.pairs.iter().position(|(known, _)| *known == name) {
+        let mark = mark(&name);
+        let same = |(at, known): &(usize, &u32)| **known == mark && self.pairs[*at].0 == name;
+        if let Some((at, _)) = self.marks.iter().enumerate().find(same) {
             self.warnings.add(Warning::RepeatedParameter);
             if !(self.in_body && at < self.query_pairs) {
                 self.pairs[at].1 = value;
             }
         } else if self.pairs.len() < MAX_PAIRS {
+            self.marks.push(mark);
             self.pairs.push((name, value));
         } else {
             self.warnings.add(Warning::TooManyParameters);
@@ -132,6 +137,11 @@ impl<'a> Pairs<'a> {
         }
         Ok(())
     }
+}
+
+/// FNV-1a: different for nearly all different names. Who makes them alike gains a comparison for each, as without it.
+fn mark(name: &str) -> u32 {
+    name.bytes().fold(0x811C_9DC5, |mark, byte| (mark ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// As `String::from_utf8_lossy`, whose search for bad bytes is slow on good ones.
@@ -225,6 +235,7 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> 
     let mut pairs = Pairs {
         route: raw.route,
         pairs: Vec::with_capacity(ORDINARY_PAIRS),
+        marks: Vec::with_capacity(ORDINARY_PAIRS),
         in_body: false,
         query_pairs: 0,
         warnings: Warnings::default(),
@@ -342,7 +353,9 @@ fn place<'a>(
         "fbc" => &mut event.fbc,
         _ => {
             let name = bounded(event, name, MAX_NAME_BYTES.min(MAX_TEXT_BYTES - *text_bytes));
-            let is_new = !event.params.iter().any(|(known, _)| *known == name);
+            // Names differ, unless some were cut.
+            let was_cut = event.warnings.contains(Warning::TruncatedParameter);
+            let is_new = !was_cut || !event.params.iter().any(|(known, _)| *known == name);
             if event.params.len() < MAX_PARAMS && !name.is_empty() && is_new {
                 *text_bytes += name.len();
                 event.params.push((name, text));
