@@ -1,4 +1,4 @@
-//! Instructions per event, counted by callgrind: the same on a busy machine as on an idle one, so a check that can fail.
+//! Instructions per event, counted by callgrind: the same on a busy machine as on an idle one, so they can be held.
 //!
 //! `cargo bench --bench instructions`; needs valgrind. Each step runs a thousand and two thousand times, and the
 //! difference is what a thousand cost. What is above its ceiling fails, and so does what has become so cheap that the
@@ -33,8 +33,9 @@ const STEPS: [(&str, u64); 6] = [
 ];
 
 const PIXEL_REQUEST: &str = "id=6010000000001&value=24.99&currency=EUR&order=81723";
-const RICH_REQUEST: &str = "id=6010000000001&value=1249.00&currency=usd&ev=Purchase&eid=order-81723&dl=https%3A%2F%2Fwww.shop.example\
-     %2Fcheckout%2Fthanks%3Futm_source%3Dnews%26order%3D81723&rl=https%3A%2F%2Fsearch.example%2F&ts=1795496441123\
+const RICH_REQUEST: &str = "id=6010000000001&value=1249.00&currency=usd&ev=Purchase&eid=order-81723&dl=https%3A%2F%2F\
+     www.shop.example%2Fcheckout%2Fthanks%3Futm_source%3Dnews%26order%3D81723\
+     &rl=https%3A%2F%2Fsearch.example%2F&ts=1795496441123\
      &st=1795496441300&fbp=fb.1.1795496441000.1234567890&cd%5Bcontents%5D=shoe%2042&cd%5Bnum%5D=2";
 const JSON: &str = "{\"id\":\"6010000000001\",\"value\":\"24.99\",\"currency\":\"EUR\",\"order\":\"81723\"}";
 const AGENT: &[u8] =

@@ -38,6 +38,17 @@ struct Pairs<'a> {
 }
 
 impl<'a> Pairs<'a> {
+    fn of(route: Source) -> Pairs<'a> {
+        Pairs {
+            route,
+            pairs: Vec::with_capacity(ORDINARY_PAIRS),
+            marks: Vec::with_capacity(ORDINARY_PAIRS),
+            in_body: false,
+            query_pairs: 0,
+            warnings: Warnings::default(),
+        }
+    }
+
     fn push(&mut self, name: Cow<'a, str>, value: Cow<'a, str>) {
         let mut name = strip_escaped_ampersand(name);
         if self.route == Source::Tr
@@ -232,14 +243,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
 pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> {
-    let mut pairs = Pairs {
-        route: raw.route,
-        pairs: Vec::with_capacity(ORDINARY_PAIRS),
-        marks: Vec::with_capacity(ORDINARY_PAIRS),
-        in_body: false,
-        query_pairs: 0,
-        warnings: Warnings::default(),
-    };
+    let mut pairs = Pairs::of(raw.route);
     pairs.form(raw.query);
     (pairs.in_body, pairs.query_pairs) = (true, pairs.pairs.len());
     let body = match raw.body {
@@ -353,10 +357,7 @@ fn place<'a>(
         "fbc" => &mut event.fbc,
         _ => {
             let name = bounded(event, name, MAX_NAME_BYTES.min(MAX_TEXT_BYTES - *text_bytes));
-            // Names differ, unless some were cut.
-            let was_cut = event.warnings.contains(Warning::TruncatedParameter);
-            let is_new = !was_cut || !event.params.iter().any(|(known, _)| *known == name);
-            if event.params.len() < MAX_PARAMS && !name.is_empty() && is_new {
+            if event.params.len() < MAX_PARAMS && !name.is_empty() && is_new(event, &name) {
                 *text_bytes += name.len();
                 event.params.push((name, text));
             } else {
@@ -367,6 +368,12 @@ fn place<'a>(
     };
     *known = (!text.is_empty()).then_some(text);
     Ok(())
+}
+
+/// Whether no parameter has this name yet. Names differ, unless some were cut.
+fn is_new(event: &Event<'_>, name: &str) -> bool {
+    let was_cut = event.warnings.contains(Warning::TruncatedParameter);
+    !was_cut || !event.params.iter().any(|(known, _)| known == name)
 }
 
 /// A value's canonical text, borrowed from the request where that is possible.

@@ -183,7 +183,7 @@ impl Shared {
         Err(Refused::Busy)
     }
 
-    /// A worker's records. Few are copied to those that wait, many change hands; the worker goes on with an empty chunk.
+    /// A worker's records. Few are copied to those that wait, many change hands; the worker has an empty chunk then.
     pub fn hand_over(&self, chunk: &mut Chunk, slot: &Arc<Slot>, number: u64) {
         let mut inner = self.lock();
         if inner.ended {
