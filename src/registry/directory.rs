@@ -70,6 +70,13 @@ impl Directory {
         }
     }
 
+    /// Puts these in their order, behind all others in theirs.
+    pub(super) fn arrange(&mut self, order: impl Iterator<Item = PixelId>) {
+        let places: HashMap<PixelId, usize> = order.zip(1..).collect();
+        self.entries.sort_by_key(|entry| places.get(&entry.pixel.id).copied().unwrap_or_default());
+        self.index = self.entries.iter().enumerate().map(|(index, entry)| (entry.pixel.id, index)).collect();
+    }
+
     /// All but these.
     pub(super) fn without(&self, gone: &[PixelId]) -> Directory {
         let gone: HashSet<PixelId> = gone.iter().copied().collect();
@@ -142,6 +149,20 @@ mod tests {
         assert_eq!(new.entries()[0].slot.last_event(), Some(Timestamp(5000)));
         old.entries()[0].slot.note(Timestamp(7000));
         assert_eq!(new.entries()[0].slot.last_event(), Some(Timestamp(7000)), "also noted through an older snapshot");
+    }
+
+    #[test]
+    fn an_order_leaves_others_in_front() {
+        let mut directory = Directory::default();
+        for id in ["1", "2", "3", "4"] {
+            directory.put(pixel(id, id), String::new(), None);
+        }
+        directory.arrange(["4", "5", "1"].iter().map(|id| PixelId::parse(id.as_bytes()).unwrap()));
+        let ids: Vec<String> = directory.entries().iter().map(|entry| entry.pixel.id.to_string()).collect();
+        assert_eq!(ids, ["2", "3", "4", "1"]);
+        for (index, entry) in directory.entries().iter().enumerate() {
+            assert_eq!(directory.find(entry.pixel.id), Some(index));
+        }
     }
 
     #[test]

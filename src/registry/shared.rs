@@ -105,22 +105,25 @@ impl Inner {
     fn ask(&self, shared: &Shared, followed: &mut Followed) -> Result<(), Error> {
         let ask = |whole: bool| {
             let known = followed.known.clone();
-            shared.database.call(READ, async move |client| work::news(client, known, whole).await)
+            let limit = if whole { READ } else { WORK };
+            shared.database.call(limit, async move |client| work::news(client, known, whole).await)
         };
         let mut news = ask(false)?;
         let connections = shared.database.connections();
         let is_first = followed.known.database_id.is_empty();
-        let has_adopted = news.is_other && is_first && self.adopt(shared)?;
-        if news.is_other && !is_first {
+        if news.is_other && is_first {
+            self.adopt(shared)?;
+        } else if news.is_other {
             tracing::warn!("registry.database is another one than before, or older: pixels that it lacks stay known");
         }
         // Behind another connection it may have been put back and gone on, past the revision that is known here.
-        if has_adopted || (connections != followed.connections && !news.is_other) {
+        let is_whole = news.is_other || connections != followed.connections;
+        if is_whole {
             news = ask(true)?;
         }
         followed.connections = connections;
         if !news.pixels.is_empty() || news.known.database_id != followed.known.database_id {
-            self.take_over(&news.pixels, &news.known, followed);
+            self.take_over(&news.pixels, &news.known, is_whole, followed);
         }
         if let Some(tokens) = news.tokens {
             followed.tokens = tokens;
@@ -134,7 +137,7 @@ impl Inner {
     }
 
     /// The first use of a database: it is given what this directory had until now.
-    fn adopt(&self, shared: &Shared) -> Result<bool, Error> {
+    fn adopt(&self, shared: &Shared) -> Result<(), Error> {
         let (pixels, tokens) = {
             let mut store = self.lock();
             let mut pixels = store.pixels()?;
@@ -142,7 +145,7 @@ impl Inner {
             (pixels, tokens::all(&mut store)?)
         };
         if pixels.is_empty() && tokens.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let (count, now) = (pixels.len(), self.clock.now());
         let taken = shared.database.call(READ, async move |client| work::adopt(client, &pixels, &tokens, now).await)?;
@@ -154,15 +157,19 @@ impl Inner {
             ),
             None => {}
         }
-        Ok(taken.is_some())
+        Ok(())
     }
 
     /// Store, as far as that works, then swap.
-    fn take_over(&self, pixels: &[Stored], known: &Known, followed: &mut Followed) {
+    fn take_over(&self, pixels: &[Stored], known: &Known, is_whole: bool, followed: &mut Followed) {
         let mut store = self.lock();
         let mut directory = Directory::clone(&self.directory.load());
         for stored in pixels {
             directory.put(self.as_configured(&stored.pixel), stored.creator.clone(), stored.last_event);
+        }
+        if is_whole {
+            // One that was created here as the connection broke was put last.
+            directory.arrange(pixels.iter().map(|stored| stored.pixel.id));
         }
         // Only in step: what could not be written once is read and written first, by and by.
         let is_in_step = followed.stored == (followed.known.database_id.clone(), followed.known.revision);
@@ -216,7 +223,8 @@ impl Inner {
             return Ok(());
         }
         let after = followed.events_after_ms;
-        let events = shared.database.call(READ, async move |client| work::events(client, after).await)?;
+        let limit = if after == 0 { READ } else { WORK };
+        let events = shared.database.call(limit, async move |client| work::events(client, after).await)?;
         let directory = self.directory.load();
         let mut newest = after + EVENTS_OVERLAP_MS;
         for (id, time) in events {

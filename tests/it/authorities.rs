@@ -220,6 +220,13 @@ fn a_frozen_database_stops_no_event() {
     server.freeze(false);
     until("the database is back", || refused(&site, UNKNOWN, "unknown_pixel"));
     assert_eq!(desk.names(""), ["live"]);
+    // Nor a stop, nor a start.
+    server.freeze(true);
+    end(&site, gateway);
+    let gateway = site.start();
+    assert!(accepted(&site, &live) && unchecked(&site, UNKNOWN));
+    server.freeze(false);
+    until("the database is back", || refused(&site, UNKNOWN, "unknown_pixel"));
     end(&site, gateway);
 }
 

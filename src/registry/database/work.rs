@@ -205,7 +205,7 @@ pub(in crate::registry) struct News {
     pub(in crate::registry) is_other: bool,
 }
 
-/// Reads what changed since, or everything.
+/// Reads what changed since, or everything. From another database than before nothing is read unless all of it is.
 pub(in crate::registry) async fn news(client: &mut Client, known: Known, whole: bool) -> Result<News, Fault> {
     let sql = "SELECT key, value FROM meta WHERE key IN ('database_id', 'revision', 'tokens_revision')";
     let mut now = Known::default();
@@ -218,7 +218,10 @@ pub(in crate::registry) async fn news(client: &mut Client, known: Known, whole: 
         }
     }
     let is_other = now.database_id != known.database_id || now.revision < known.revision;
-    let since = if is_other || whole { -1 } else { known.revision };
+    if is_other && !whole {
+        return Ok(News { known: now, pixels: Vec::new(), tokens: None, is_other });
+    }
+    let since = if whole { -1 } else { known.revision };
     let mut pixels = Vec::new();
     if now.revision > since {
         for row in client.query(&format!("{PIXELS} WHERE revision > $1 ORDER BY seq"), &[&since]).await? {
@@ -227,7 +230,7 @@ pub(in crate::registry) async fn news(client: &mut Client, known: Known, whole: 
         }
     }
     let mut tokens = None;
-    if is_other || whole || now.tokens_revision != known.tokens_revision {
+    if whole || now.tokens_revision != known.tokens_revision {
         let rows = client.query(&format!("{TOKENS} ORDER BY id"), &[]).await?;
         tokens = Some(rows.iter().filter_map(token).collect());
     }
