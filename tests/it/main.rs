@@ -53,6 +53,14 @@ mod backlog;
 #[cfg(feature = "e2e")]
 mod broker;
 #[cfg(feature = "e2e")]
+mod browser;
+#[cfg(feature = "e2e")]
+mod browser_fbq;
+#[cfg(feature = "e2e")]
+mod browser_pages;
+#[cfg(feature = "e2e")]
+mod browser_visits;
+#[cfg(feature = "e2e")]
 mod choices;
 #[cfg(feature = "e2e")]
 mod cluster;

@@ -47,7 +47,6 @@ fn every_way_of_sending_makes_the_same_record() {
         ("v", "2.9.134"),
         ("fbp", "fb.1.1625813003210.1037862016.AQ"),
         ("fbc", "fb.1.1625813003210.IwAR2cAsE"),
-        ("eid", "order-1"),
     ];
     let query: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
     let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
@@ -55,16 +54,22 @@ fn every_way_of_sending_makes_the_same_record() {
         .iter()
         .map(|(name, value)| format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"))
         .collect();
-    let reply = get(&mut client, &format!("/tr/?{}", query.join("&")));
+    let reply = get(&mut client, &format!("/tr/?eid=order-0&{}", query.join("&")));
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("image/gif")));
-    assert_eq!(get(&mut client, &format!("/tr?{}", query.join("&amp;"))).status, 200);
-    assert_eq!(client.post("/tr/", "application/x-www-form-urlencoded", &form).unwrap().status, 204);
-    let kind = "multipart/form-data; boundary=b";
-    assert_eq!(client.post("/tr/", kind, &format!("{multipart}--b--\r\n")).unwrap().status, 204);
-    assert_eq!(client.post("/tr", "text/plain;charset=UTF-8", &query.join("&")).unwrap().status, 204);
+    assert_eq!(get(&mut client, &format!("/tr?eid=order-1&{}", query.join("&amp;"))).status, 200);
     let object: serde_json::Map<String, Value> =
         pairs.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
-    assert_eq!(client.post("/tr", "application/json", &json!(object).to_string()).unwrap().status, 204);
+    let bodies = [
+        ("application/x-www-form-urlencoded", form),
+        ("multipart/form-data; boundary=b", format!("{multipart}--b--\r\n")),
+        ("text/plain;charset=UTF-8", query.join("&")),
+        ("application/json", json!(object).to_string()),
+    ];
+    for (index, (kind, body)) in bodies.iter().enumerate() {
+        let path = if index % 2 == 0 { "/tr/" } else { "/tr" };
+        let reply = client.post(&format!("{path}?eid=order-{}", index + 2), kind, body).unwrap();
+        assert_eq!(reply.status, 204, "{kind}");
+    }
     assert_eq!(
         gateway.metric("http_request_duration_seconds_count{route=\"tr\",method=\"POST\",status_class=\"2xx\"}"),
         Some(4.0)
@@ -72,11 +77,12 @@ fn every_way_of_sending_makes_the_same_record() {
     assert_eq!(gateway.stop(), Some(0));
     let records = records(&site);
     assert_eq!(records.len(), 6);
-    for record in records {
+    for (index, record) in records.into_iter().enumerate() {
         assert_eq!(
             record,
             json!({
-                "pixel_id": PIXEL, "event_name": "Purchase", "event_id": "order-1", "value": "12.50", "currency": "EUR",
+                "pixel_id": PIXEL, "event_name": "Purchase",
+                "event_id": format!("order-{index}"), "value": "12.50", "currency": "EUR",
                 "source": "tr", "referrer": "https://shop.example/cart", "page_url": "https://shop.example/thanks",
                 "fbp": "fb.1.1625813003210.1037862016.AQ", "fbc": "fb.1.1625813003210.IwAR2cAsE",
                 "params": {

@@ -62,11 +62,11 @@ function start(base) {
     timer = timer || setTimeout(function () { timer = 0; flush(); }, wait * 500 * (1 + Math.random()));
   }
 
-  function picture(e, body) {
+  function picture(e) {
     var s = busy[e.k] = new Image();
     s.onload = function () { settle(e, 1); };
     s.onerror = function () { settle(e); };
-    s.src = e.u + '?' + body;
+    s.src = e.u + '?' + body(e);
   }
 
   function body(e) { return e.b + '&st=' + Date.now(); }
@@ -74,16 +74,16 @@ function start(base) {
   function beacon(e) { return navigator.sendBeacon && navigator.sendBeacon(e.u, body(e)); }
 
   // A request that outlives the page and whose answer is seen; else one of which none is. The image is for pages whose
-  // policy allows no other.
+  // policy allows no other: in a task of its own, since a page that ends fails its requests, which go on all the same.
   function post(e) {
     busy[e.k] = 1;
     e.h = 0;
     if (w.fetch && 'keepalive' in Request.prototype) {
       fetch(e.u, {method: 'POST', body: body(e), keepalive: true, credentials: 'include'}).then(function (s) {
         settle(e, s.status < 500 && s.status != 429 && s.status != 408);
-      }, function () { picture(e, body(e)); });
+      }, function () { setTimeout(picture, 0, e); });
     } else if (beacon(e)) settle(e, 1);
-    else picture(e, body(e));
+    else picture(e);
   }
 
   // Older than a day it would be no news, and the gateway's memory of ids ends after two.
@@ -117,8 +117,7 @@ function start(base) {
   function send(url, q) {
     // A page that is drawn ahead of a visit is no visit yet.
     if (d.prerendering) return d.addEventListener('prerenderingchange', function () { send(url, q); });
-    var e = {k: '', t: Date.now(), u: url}, i = 4, s = w.crypto && crypto.getRandomValues;
-    s = s && crypto.getRandomValues(new Uint32Array(i));
+    var e = {k: '', t: Date.now(), u: url}, i = 4, s = w.crypto && crypto.getRandomValues(new Uint32Array(i));
     while (i--) e.k += ((s ? s[i] : Math.random() * 4294967296) >>> 0).toString(36);
     if (!/&eid=/.test(q)) q += '&eid=' + e.k;
     q += '&dl=' + enc(location.href.slice(0, 4096)) + '&rl=' + enc(d.referrer) + '&ts=' + e.t;
