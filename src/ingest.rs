@@ -189,6 +189,36 @@ impl Ingest {
 
     /// Judges a request and, if it is an event, encodes it into the journal's buffer.
     pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Denied> {
+        self.step(raw, client, counts, true)
+    }
+
+    /// Judges the events of one request, and takes all of them or none. An error comes with the index of its event.
+    pub fn offer_all(
+        &self,
+        raws: &[RawEvent<'_>],
+        client: &Client<'_>,
+        counts: bool,
+    ) -> Result<Vec<Outcome>, (usize, Denied)> {
+        let each = |counts, limited| {
+            let steps = raws
+                .iter()
+                .enumerate()
+                .map(move |(index, raw)| self.step(*raw, client, counts, limited).map_err(|denied| (index, denied)));
+            steps.collect::<Result<Vec<_>, _>>()
+        };
+        // Looked at as a prefetch would be: judged, and not taken.
+        let judged = each(false, true)?;
+        if !counts {
+            return Ok(judged);
+        }
+        let room = raws.iter().map(|raw| most_bytes(raw, client)).sum();
+        let prepaid = self.appender.prepay(room).map_err(|refused| (0, reason_of(refused).into()))?;
+        let taken = each(true, false);
+        drop(prepaid);
+        taken
+    }
+
+    fn step(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool, limited: bool) -> Result<Outcome, Denied> {
         let mut event = parse(raw, self.options.strict)?;
         let pixel_id = event.pixel_id;
         let refuse = |reason| Refusal { reason, pixel_id: Some(pixel_id) };
@@ -211,7 +241,7 @@ impl Ingest {
         if policy.origins.is_some_and(|origins| !origins.allow(client.origin, client.referer)) {
             return Err(refuse(Rejection::OriginNotAllowed).into());
         }
-        if self.limits.has_per_pixel() {
+        if limited && self.limits.has_per_pixel() {
             let limited = self.limits.pixel(event.pixel_id, self.clock.monotonic());
             limited.map_err(|over| Denied { refusal: refuse(Rejection::RateLimited), over: Some(over) })?;
         }
@@ -346,6 +376,14 @@ impl Ingest {
 const GLIMPSE_BYTES: usize = 512;
 /// What a rejected record takes beside its `raw`: names, identity, a long user agent and URL.
 const REJECTED_OVERHEAD_BYTES: usize = 512;
+
+/// More than an event's record can take: each byte of text escaped, and names, identity, and the pixel's own.
+fn most_bytes(raw: &RawEvent<'_>, client: &Client<'_>) -> u64 {
+    const OWN_BYTES: usize = 8 * 1024;
+    let headers = [client.user_agent, client.referer, client.cookie].into_iter().flatten();
+    let texts = raw.bytes() + headers.map(|header| header.len().min(encode::MAX_HEADER_BYTES)).sum::<usize>();
+    (texts * 6 + OWN_BYTES) as u64
+}
 
 fn reason_of(refused: Refused) -> Rejection {
     match refused {

@@ -13,7 +13,7 @@ use crate::pixel::{MAX_DIGITS, Pixel};
 use crate::time::Timestamp;
 
 /// Longest header that is kept.
-const MAX_HEADER_BYTES: usize = 1024;
+pub const MAX_HEADER_BYTES: usize = 1024;
 /// Room asked for at once: what a record of an ordinary browser takes.
 const ORDINARY_BYTES: usize = 768;
 /// Client clocks further off than this are not believed: `occurred_at` is left out and `clock_skew` added.

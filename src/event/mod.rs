@@ -8,7 +8,7 @@ pub mod parse;
 pub mod privacy;
 pub mod raw;
 pub mod rejection;
-mod tr;
+pub mod tr;
 pub mod value;
 
 #[cfg(test)]
@@ -222,6 +222,11 @@ impl Warning {
 }
 
 impl Warnings {
+    /// Adds those of another.
+    pub fn merge(&mut self, other: Warnings) {
+        self.0 |= other.0;
+    }
+
     /// Adds one.
     pub fn add(&mut self, warning: Warning) {
         self.0 |= warning as u16;

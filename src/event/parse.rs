@@ -24,7 +24,7 @@ const MAX_PAIRS: usize = 512;
 /// Room for what an ordinary request has.
 const ORDINARY_PAIRS: usize = 16;
 
-type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+pub(super) type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// Collects pairs: the last in the query wins, else the last in the body.
 struct Pairs<'a> {
@@ -241,8 +241,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
-/// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
-pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> {
+/// All pairs of a request, and what its body is wrong with.
+fn collect<'a>(raw: &RawEvent<'a>) -> (Pairs<'a>, Result<(), Rejection>) {
     let mut pairs = Pairs::of(raw.route);
     pairs.form(raw.query);
     (pairs.in_body, pairs.query_pairs) = (true, pairs.pairs.len());
@@ -260,6 +260,18 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> 
             Ok(())
         }
     };
+    (pairs, body)
+}
+
+/// The pairs of a request whose body can be read.
+pub(super) fn pairs<'a>(raw: &RawEvent<'a>) -> Result<Vec<Pair<'a>>, Rejection> {
+    let (pairs, body) = collect(raw);
+    body.map(|()| pairs.pairs)
+}
+
+/// Reads a request. With `strict`, a bad value or currency rejects; otherwise it is flagged and kept as a parameter.
+pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> {
+    let (pairs, body) = collect(&raw);
     let Pairs { mut pairs, warnings, .. } = pairs;
     if raw.route == Source::Tr {
         tr::rename(&mut pairs);

@@ -1,5 +1,6 @@
 //! The event routes: collect the request within bounds, offer it, wait for its receipt, reply.
 
+use std::borrow::Cow;
 use std::future::{Ready, ready};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::reply::Shape;
 use super::tag::Tag;
 use crate::diagnostics::{self, Declined};
 use crate::event::rejection::Rejection;
-use crate::event::{Body, Client, RawEvent, Refusal, Source, Warnings};
+use crate::event::{Body, Client, RawEvent, Refusal, Source, Warnings, tr};
 use crate::feed::Feed;
 use crate::inflight::Inflight;
 use crate::ingest::{Accepted, Denied, Ignored, Ingest, Kept, Outcome};
@@ -133,6 +134,7 @@ async fn answer(worker: &Worker, route: Source, request: &HttpRequest, payload: 
     let reply = match offer(worker, route, request, &facts, begun, payload).await {
         Ok(Told::Ignored(warnings)) => shape.accepted(None, warnings),
         Ok(Told::Accepted(id, warnings)) => shape.accepted(id, warnings),
+        Ok(Told::All(ids, warnings)) => shape.accepted_all(&ids, warnings),
         Ok(Told::Preflight) => shape.preflight(),
         Err(denied) => {
             // No await lies between the decision and this count.
@@ -150,6 +152,8 @@ enum Told {
     Preflight,
     Ignored(Warnings),
     Accepted(Option<[u8; 16]>, Warnings),
+    /// The events of a batch: the records that were made.
+    All(Vec<[u8; 16]>, Warnings),
 }
 
 async fn offer(
@@ -177,6 +181,12 @@ async fn offer(
     };
     // From here to the receipt nothing waits: the request is rejected now or enqueued now.
     let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, facts.content_type));
+    let raw = RawEvent { route, query, body: *read.as_ref().unwrap_or(&Body::None) };
+    if let (Ok(_), Some(events)) = (&read, tr::batch(&raw)) {
+        let offered = worker.decide_all(&raw, events, &client, counts);
+        drop(room);
+        return told_of_all(offered?).await;
+    }
     let offered = worker.decide(route, query, read, &client, counts);
     drop(room);
     match offered? {
@@ -186,6 +196,21 @@ async fn offer(
             Ok(Told::Accepted(accepted.id, accepted.warnings))
         }
     }
+}
+
+async fn told_of_all(outcomes: Vec<Outcome>) -> Result<Told, Denied> {
+    let (mut ids, mut all) = (Vec::new(), Warnings::default());
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Ignored(_, _, warnings) => all.merge(warnings),
+            Outcome::Accepted(accepted) => {
+                accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
+                ids.extend(accepted.id);
+                all.merge(accepted.warnings);
+            }
+        }
+    }
+    Ok(Told::All(ids, all))
 }
 
 impl Worker {
@@ -213,7 +238,45 @@ impl Worker {
         match &offered {
             Err(denied) if counts => self.refused(denied.refusal, &raw, client),
             Err(_) => {}
-            Ok(Outcome::Ignored(why, id, warnings)) => {
+            Ok(outcome) => self.taken(outcome),
+        }
+        offered
+    }
+
+    /// As `decide`, for all events of a batch. Of a refused one, the event at fault is kept.
+    fn decide_all(
+        &self,
+        raw: &RawEvent<'_>,
+        events: Result<Vec<Cow<'_, str>>, Rejection>,
+        client: &Client<'_>,
+        counts: bool,
+    ) -> Result<Vec<Outcome>, Denied> {
+        let offered = match &events {
+            Ok(events) => {
+                let own = events.iter().map(|event| RawEvent { query: event.as_bytes(), body: Body::None, ..*raw });
+                let raws: Vec<RawEvent<'_>> = own.collect();
+                self.ingest.offer_all(&raws, client, counts).map_err(|(index, denied)| (raws[index], denied))
+            }
+            Err(reason) => Err((*raw, Denied::from(*reason))),
+        };
+        match offered {
+            Ok(outcomes) => {
+                outcomes.iter().for_each(|outcome| self.taken(outcome));
+                Ok(outcomes)
+            }
+            Err((raw, denied)) => {
+                if counts {
+                    self.refused(denied.refusal, &raw, client);
+                }
+                Err(denied)
+            }
+        }
+    }
+
+    /// Counts what is not refused.
+    fn taken(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Ignored(why, id, warnings) => {
                 self.metrics.ignored(*why);
                 match why {
                     Ignored::Prefetch => {}
@@ -222,7 +285,7 @@ impl Worker {
                 }
                 self.metrics.warned(*warnings);
             }
-            Ok(Outcome::Accepted(accepted)) => {
+            Outcome::Accepted(accepted) => {
                 let Accepted { id, pixel_id, is_trial, warnings, .. } = accepted;
                 // The committer counts the others.
                 if id.is_none() {
@@ -232,7 +295,6 @@ impl Worker {
                 self.diagnostics.accepted(*pixel_id, *id, *is_trial, *warnings);
             }
         }
-        offered
     }
 }
 

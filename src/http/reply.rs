@@ -118,9 +118,15 @@ impl<'a> Shape<'a> {
 
     /// 2xx: the event is in the journal, or is none (`id` absent).
     pub fn accepted(&self, id: Option<[u8; 16]>, warnings: Warnings) -> HttpResponse {
+        self.accepted_all(id.as_slice(), warnings)
+    }
+
+    /// As `accepted`, for all events of a batch.
+    pub fn accepted_all(&self, ids: &[[u8; 16]], warnings: Warnings) -> HttpResponse {
         let mut reply = self.begin(self.accepted_status());
-        if let Some(Ok(id)) = id.map(|id| HeaderValue::from_bytes(&id_text(id))) {
-            reply.insert_header((RECORD_ID, id));
+        let ids: Vec<[u8; 36]> = ids.iter().map(|id| id_text(*id)).collect();
+        if let (false, Ok(ids)) = (ids.is_empty(), HeaderValue::from_bytes(&ids.join(&b','))) {
+            reply.insert_header((RECORD_ID, ids));
         }
         if !warnings.is_empty() {
             let words: Vec<&str> = warnings.iter().map(|warning| warning.as_str()).collect();

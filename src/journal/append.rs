@@ -112,6 +112,8 @@ struct Local {
     chunk: Chunk,
     /// Number of the hand-over being filled.
     number: u64,
+    /// Room reserved for records to come.
+    prepaid: u64,
     waiters: VecDeque<(u64, Waiter)>,
     /// Who waits for another worker's record. Bounded by the worker's open requests.
     sharers: Vec<Sharer>,
@@ -182,6 +184,7 @@ impl Appender {
         let local = Local {
             chunk: Chunk::begin(Vec::new()),
             number: 1,
+            prepaid: 0,
             waiters: VecDeque::new(),
             sharers: Vec::new(),
             driver: None,
@@ -198,14 +201,21 @@ impl Appender {
         let Inner { shared, local, .. } = &*self.0;
         shared.admit()?;
         let mut borrowed = local.borrow_mut();
-        let Local { chunk, number, driver, .. } = &mut *borrowed;
+        let Local { chunk, number, driver, prepaid, .. } = &mut *borrowed;
         let start = chunk.bytes.len();
         let bytes = frame::push_record(&mut chunk.bytes, head, key, encode);
         let refused = if bytes > MAX_RECORD_BYTES {
             Some(Refused::TooLarge)
         } else {
             // A batch header for each is more than will be needed: commits carry many.
-            shared.reserve((bytes + BATCH_HEADER_BYTES) as u64).err()
+            let needed = (bytes + BATCH_HEADER_BYTES) as u64;
+            match prepaid.checked_sub(needed) {
+                Some(left) => {
+                    *prepaid = left;
+                    None
+                }
+                None => shared.reserve(needed).err(),
+            }
         };
         if let Some(refused) = refused {
             chunk.bytes.truncate(start);
@@ -233,6 +243,15 @@ impl Appender {
             driver.wake_by_ref();
         }
         Receipt { number, appender: self.clone(), other }
+    }
+
+    /// Reserves room for several records, so that none of them is refused for want of it while others are taken. They
+    /// must be appended in one go; what they leave over goes back when the reservation ends.
+    pub fn prepay(&self, bytes: u64) -> Result<Prepaid, Refused> {
+        self.0.shared.admit()?;
+        self.0.shared.reserve(bytes)?;
+        self.0.local.borrow_mut().prepaid += bytes;
+        Ok(Prepaid(self.clone()))
     }
 
     /// Hands over what the worker has, without waiting for the end of its tick.
@@ -278,6 +297,16 @@ impl Appender {
             drop(local);
             sharer.waiter.tell(outcome);
         }
+    }
+}
+
+/// Room that is reserved.
+pub struct Prepaid(Appender);
+
+impl Drop for Prepaid {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut self.0.0.local.borrow_mut().prepaid);
+        self.0.0.shared.release(left);
     }
 }
 

@@ -183,6 +183,11 @@ impl Shared {
         Err(Refused::Busy)
     }
 
+    /// Takes a promise back that nobody used.
+    pub fn release(&self, bytes: u64) {
+        self.inflight.remove_records(bytes);
+    }
+
     /// A worker's records. Few are copied to those that wait, many change hands; the worker has an empty chunk then.
     pub fn hand_over(&self, chunk: &mut Chunk, slot: &Arc<Slot>, number: u64) {
         let mut inner = self.lock();

@@ -12,6 +12,7 @@ mod random;
 
 mod journal_files;
 
+mod batch;
 mod bounds;
 mod cli;
 mod config;
