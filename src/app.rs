@@ -181,9 +181,9 @@ impl Running {
         let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
         wait_for(rebuild.as_ref(), &*parts.clock);
-        let public_server = parts.serve_public(&config, public, &node, pixels)?;
+        let public_server = parts.serve_public(&config, public, &node, pixels.clone())?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
-        let ops_server = parts.serve_ops(ops, ops_address, publishing)?;
+        let ops_server = parts.serve_ops(ops, (ops_address, public_address), publishing, pixels)?;
         let Parts { journal, registry, life, feed, .. } = parts;
         let run = |server: Server| {
             let handle = server.handle();
@@ -402,8 +402,9 @@ impl Parts {
     fn serve_ops(
         &self,
         listener: TcpListener,
-        address: SocketAddr,
+        (address, public): (SocketAddr, SocketAddr),
         publishing: Option<Arc<publish::Stats>>,
+        management: Arc<management::State>,
     ) -> anyhow::Result<Server> {
         let state = Arc::new(ops::State {
             journal: self.journal.clone(),
@@ -413,6 +414,8 @@ impl Parts {
             feed: self.feed.clone(),
             heartbeat: ops::HEARTBEAT,
             address,
+            public,
+            management,
             publishing,
             metrics: self.metrics.clone(),
             clock: self.clock.clone(),

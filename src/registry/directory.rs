@@ -22,6 +22,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// When it fired last.
+    pub fn last_event(&self) -> Option<Timestamp> {
+        self.slot.last_event()
+    }
+
     /// The status at a moment.
     pub fn status(&self, now: Timestamp) -> Status {
         self.slot.status(now)
@@ -75,6 +80,19 @@ impl Directory {
         let places: HashMap<PixelId, usize> = order.zip(1..).collect();
         self.entries.sort_by_key(|entry| places.get(&entry.pixel.id).copied().unwrap_or_default());
         self.index = self.entries.iter().enumerate().map(|(index, entry)| (entry.pixel.id, index)).collect();
+    }
+
+    /// Of the entries that fit, at most `most`, those with the newest events first; and how many fit.
+    pub(super) fn newest(&self, most: usize, fits: impl Fn(&Entry) -> bool) -> (Vec<Arc<Entry>>, usize) {
+        let mut found: Vec<_> = self.entries.iter().filter(|entry| fits(entry)).collect();
+        let total = found.len();
+        let newest = |entry: &&Arc<Entry>| std::cmp::Reverse((entry.last_event(), entry.pixel.id));
+        if most < total {
+            found.select_nth_unstable_by_key(most, newest);
+            found.truncate(most);
+        }
+        found.sort_unstable_by_key(newest);
+        (found.into_iter().cloned().collect(), total)
     }
 
     /// All but these.

@@ -287,6 +287,11 @@ impl Registry {
         directory.entries().iter().filter(of_account).cloned().collect()
     }
 
+    /// Of the pixels that fit, at most `most`, those with the newest events first; and how many fit. Looks through all.
+    pub fn newest(&self, most: usize, fits: impl Fn(&Entry) -> bool) -> (Vec<Arc<Entry>>, usize) {
+        self.inner.directory.load().newest(most, fits)
+    }
+
     /// How many pixels are known.
     pub fn pixel_count(&self) -> usize {
         self.inner.directory.load().len()

@@ -16,6 +16,7 @@ mod batch;
 mod bounds;
 mod cli;
 mod config;
+mod console;
 mod crash;
 mod dedup;
 mod diagnostics;

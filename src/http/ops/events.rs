@@ -147,7 +147,7 @@ fn write(out: &mut BytesMut, line: &Line) {
     out.put_slice(b"\n\n");
 }
 
-fn allows(grant: &Grant, registry: &Registry, pixel: PixelId) -> bool {
+pub(super) fn allows(grant: &Grant, registry: &Registry, pixel: PixelId) -> bool {
     grant.allows(registry.find(pixel).as_ref().and_then(|entry| entry.pixel.ad_account_id.as_deref()))
 }
 
@@ -170,7 +170,7 @@ fn cut(request: &HttpRequest) -> Cut {
     })
 }
 
-fn refuse(denied: Denied) -> HttpResponse {
+pub(super) fn refuse(denied: Denied) -> HttpResponse {
     let unauthorised = |challenge: &'static str, text| {
         let mut reply = problem_builder(StatusCode::UNAUTHORIZED);
         reply.insert_header((header::WWW_AUTHENTICATE, challenge));
@@ -186,7 +186,7 @@ fn refuse(denied: Denied) -> HttpResponse {
             "The token is unknown or has been revoked",
         ),
         Denied::Unavailable(error) => {
-            tracing::warn!(%error, "the live feed can't check a token");
+            tracing::warn!(%error, "a token can't be checked");
             problem(StatusCode::SERVICE_UNAVAILABLE, "registry_unavailable", "Tokens can't be checked at the moment")
         }
     }

@@ -1,6 +1,7 @@
-//! The operators' listener: liveness, readiness, figures.
+//! The operators' listener: liveness, readiness, figures, the live feed and the console.
 
 mod access;
+mod console;
 mod events;
 mod health;
 pub mod pulse;
@@ -20,6 +21,7 @@ pub use self::events::HEARTBEAT;
 pub use self::health::{Life, Phase};
 use self::pulse::Pulse;
 use super::client::Proxies;
+use super::management;
 use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -46,6 +48,10 @@ pub struct State {
     pub heartbeat: Duration,
     /// Where this listener listens.
     pub address: SocketAddr,
+    /// Where events come in.
+    pub public: SocketAddr,
+    /// What management's handlers need, for the console.
+    pub management: Arc<management::State>,
     /// The program's own figures.
     pub metrics: Arc<Metrics>,
     /// For ages.
@@ -73,13 +79,15 @@ pub fn remember_connection(stream: &dyn Any, data: &mut Extensions) {
 
 /// Mounts the routes.
 pub fn configure(config: &mut ServiceConfig, state: Arc<State>) {
+    let management = state.management.clone();
     config
         .app_data(web::Data::from(state))
         // Some balancers probe by HEAD.
         .service(web::resource("/livez").route(web::get().to(health::livez)).route(web::head().to(health::livez)))
         .service(web::resource("/readyz").route(web::get().to(health::readyz)).route(web::head().to(health::readyz)))
         .route("/metrics", web::get().to(metrics))
-        .route("/events", web::get().to(events::events));
+        .route("/events", web::get().to(events::events))
+        .configure(|services| console::configure(services, management));
 }
 
 fn state(request: &HttpRequest) -> &State {

@@ -32,8 +32,11 @@ impl Bench {
             learning,
             database: None,
         };
+        let registry = Registry::open(options, clock.clone()).unwrap();
+        let snippet = management::wire::Snippet::new("http://127.0.0.1", "0.00".into(), "USD".into());
+        let management = Arc::new(management::State::new(registry.clone(), snippet, clock.clone()));
         let state = State {
-            registry: Registry::open(options, clock.clone()).unwrap(),
+            registry,
             limits: Arc::new(Limits::new(&crate::limits::Options::OFF)),
             proxies: Arc::new(Proxies::new(None)),
             publishing: None,
@@ -41,6 +44,8 @@ impl Bench {
             journal,
             heartbeat: Duration::from_millis(20),
             address: "0.0.0.0:8081".parse().unwrap(),
+            public: "127.0.0.1:1".parse().unwrap(),
+            management,
             metrics: Arc::new(Metrics::new(clock.now())),
             clock,
             scraping: Arc::default(),
