@@ -67,6 +67,8 @@ mod choices;
 #[cfg(feature = "e2e")]
 mod cluster;
 #[cfg(feature = "e2e")]
+mod console_browser;
+#[cfg(feature = "e2e")]
 mod consumer;
 #[cfg(feature = "e2e")]
 mod delivery;
