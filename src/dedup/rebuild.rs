@@ -92,9 +92,11 @@ impl Work {
     fn run(&mut self, end: Position) -> Result<(), ReadError> {
         let mut end = end;
         for base in self.journal.bases().into_iter().rev().filter(|base| *base < end).collect::<Vec<_>>() {
-            let keys = self.keys(base, end)?;
-            // A segment whose newest record is too old ends it, and so does a full memory.
-            let Some(keys) = keys.filter(|_| self.room && !self.stop.load(Ordering::Relaxed)) else { return Ok(()) };
+            if !self.room || self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // A segment whose newest record is too old ends it, too.
+            let Some(keys) = self.keys(base, end)? else { return Ok(()) };
             self.room = keys.into_iter().rev().fold(true, |_, (key, age)| self.dedup.remember(key, age));
             end = base;
         }
