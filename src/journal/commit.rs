@@ -80,6 +80,9 @@ pub struct Pace {
     upkeep_at: Duration,
     retry_at: Duration,
     old_run_at: Duration,
+    /// A write into allocated room found none (a disk that turned read-only, a file system that allocates late): when
+    /// to try again whether one does.
+    probe_at: Option<Duration>,
 }
 
 impl Pace {
@@ -93,6 +96,7 @@ impl Pace {
             upkeep_at: monotonic,
             retry_at: Duration::ZERO,
             old_run_at: Duration::ZERO,
+            probe_at: None,
         }
     }
 
@@ -169,7 +173,11 @@ impl Committer {
         match durable {
             Ok(()) => {}
             Err(WriteError::Full(error)) => {
-                tracing::error!(%error, "journal: a write found no room in an allocated segment");
+                // Until a try goes well nobody is promised any: else each batch would end like this one.
+                if self.pace.probe_at.replace(self.clock.monotonic() + RETRY).is_none() {
+                    tracing::error!(%error, "journal: a write found no room in an allocated segment; trying again");
+                }
+                self.common.shared.settle(0, 0);
                 self.common.shared.set_full();
                 batch.tickets.drain(..).for_each(|(slot, number)| slot.lose(number));
                 batch.clear();
@@ -246,11 +254,33 @@ impl Committer {
         }
         self.remove_aged(now_ms);
         self.show();
-        self.common.shared.settle(self.writer.room(), 0);
-        if !self.writer.is_open() {
+        self.probe(now_ms)?;
+        let can_write = self.writer.is_open() && self.pace.probe_at.is_none();
+        self.common.shared.settle(if can_write { self.writer.room() } else { 0 }, 0);
+        if !can_write {
             self.common.shared.set_full();
         } else if self.common.shared.is_full() && self.has_ready_room() {
             self.common.shared.clear_full();
+        }
+        Ok(())
+    }
+
+    /// After a write that found no room: whether one does now. Nobody's record is at stake.
+    fn probe(&mut self, now_ms: u64) -> Result<(), ()> {
+        let now = self.clock.monotonic();
+        if self.pace.probe_at.is_none_or(|at| now < at) {
+            return Ok(());
+        }
+        match self.writer.probe(now_ms) {
+            Ok(()) => {
+                tracing::info!("journal: writes find room again");
+                self.pace.probe_at = None;
+            }
+            Err(WriteError::Full(_)) => self.pace.probe_at = Some(now + RETRY),
+            Err(WriteError::Failed(error)) => {
+                self.poison("writing", &error);
+                return Err(());
+            }
         }
         Ok(())
     }

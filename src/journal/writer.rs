@@ -262,6 +262,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Tries whether the open segment can be written: an empty batch.
+    pub fn probe(&mut self, now_ms: u64) -> Result<(), WriteError> {
+        let room = self.active.as_ref().map_or(0, |active| active.allocated - active.offset);
+        if room < BATCH_HEADER_BYTES as u64 {
+            self.rotate(now_ms)
+        } else {
+            self.write_batch(&mut [0; BATCH_HEADER_BYTES], 0, 0, now_ms)
+        }
+    }
+
     /// Removes the oldest segment. The open one is never removed.
     pub fn remove_oldest(&mut self) -> io::Result<()> {
         assert!(self.state.segments.len() > 1, "the newest segment stays");
