@@ -2,6 +2,7 @@
 //!
 //! A `Site` keeps directory, config and ports over many runs, so that a killed gateway comes back as itself.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
@@ -29,6 +30,8 @@ pub struct Site {
     pub public: SocketAddr,
     /// Ops listener.
     pub ops: SocketAddr,
+    /// Further environment of the gateways of this site, not of its other commands.
+    pub environment: Vec<(String, OsString)>,
 }
 
 impl Site {
@@ -42,7 +45,7 @@ impl Site {
     /// As `new`, with further lines in the table `server`.
     pub fn with_server(server: &str, extra: &str) -> Site {
         let root = tempfile::Builder::new().prefix("site-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let site = Site { root, public: free_address(), ops: free_address() };
+        let site = Site { root, public: free_address(), ops: free_address(), environment: Vec::new() };
         let (public, ops, data) = (site.public, site.ops, site.data());
         let limits = if extra.contains("[limits]") { "" } else { "[limits]\nmode = \"observe\"\n\n" };
         let config = format!(
@@ -89,7 +92,10 @@ impl Site {
         let stderr = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let stdout = File::create(self.root.path().join("stdout.log")).unwrap();
         let mut command = binary();
-        command.args(["serve", "--config"]).arg(self.config());
+        command
+            .args(["serve", "--config"])
+            .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
         Gateway { site: self, child, ended: None }
     }
@@ -178,6 +184,12 @@ impl Gateway<'_> {
             assert!(Instant::now() < deadline, "did not end in time; it said:\n{}", self.site.log());
             thread::sleep(STEP);
         }
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.ended = self.ended.or(self.child.try_wait().unwrap());
+        self.ended
     }
 
     /// SIGTERM, and its exit code.

@@ -8,7 +8,9 @@ mod desk;
 mod exposition;
 mod gateway;
 mod load;
+mod power;
 mod random;
+mod shim;
 
 mod journal_files;
 
@@ -21,6 +23,7 @@ mod crash;
 mod dedup;
 mod diagnostics;
 mod dirty;
+mod disk;
 mod feed;
 mod fidelity;
 mod fleet;
