@@ -179,11 +179,16 @@ impl Writer {
 
     fn close_active(&mut self) -> io::Result<()> {
         let Some(active) = self.active.take() else { return Ok(()) };
-        active.file.set_len(active.offset)?;
+        // A disk without room for even that keeps the rest of the allocation, as after a crash.
+        let bytes = match active.file.set_len(active.offset) {
+            Ok(()) => active.offset,
+            Err(error) if is_out_of_room(&error) => active.allocated,
+            Err(error) => return Err(error),
+        };
         active.file.sync()?;
         self.state.synced = self.state.next;
         if let Some(segment) = self.state.segments.back_mut() {
-            segment.bytes = active.offset;
+            segment.bytes = bytes;
         }
         Ok(())
     }
