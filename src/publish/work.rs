@@ -72,6 +72,8 @@ pub(super) struct Work {
     back_off: Duration,
     connected: bool,
     said: Option<(Cause, Duration)>,
+    /// The local copy could not be written the last time, and that was said.
+    uncopied: bool,
 }
 
 /// Why a session ended without an error.
@@ -111,6 +113,7 @@ impl Work {
             back_off: BACK_OFF.0,
             connected: false,
             said: None,
+            uncopied: false,
         }
     }
 
@@ -240,10 +243,18 @@ impl Work {
     }
 
     /// Writes the local copy.
-    fn keep(&self, cursor: &KafkaCursor, cluster_id: &str) {
+    fn keep(&mut self, cursor: &KafkaCursor, cluster_id: &str) {
         // A full or read-only disk: Kafka has the cursor, the copy is only behind, and nothing is removed meanwhile.
-        if let Err(error) = self.journal.advance(self.options.local_copy(cursor, cluster_id)) {
-            tracing::warn!(%error, "publishing: the local copy of the cursor can't be written");
+        match self.journal.advance(self.options.local_copy(cursor, cluster_id)) {
+            Ok(()) if std::mem::take(&mut self.uncopied) => {
+                tracing::info!("publishing: the local copy of the cursor is written again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut self.uncopied, true) {
+                    tracing::warn!(%error, "publishing: the local copy of the cursor can't be written; trying again");
+                }
+            }
         }
     }
 
