@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -30,7 +30,7 @@ pub struct Broker {
     address: SocketAddr,
     /// Where its second listener listens, and where it tells clients of that listener to go.
     detour: (SocketAddr, SocketAddr),
-    process: Option<Child>,
+    process: Mutex<Option<Child>>,
 }
 
 impl Broker {
@@ -53,7 +53,7 @@ impl Broker {
 
     /// As `start`; `prepare` may put files into the broker's directory first.
     pub fn prepared(extra: &str, prepare: impl FnOnce(&Path)) -> Broker {
-        let mut broker = Broker::formatted(extra, prepare);
+        let broker = Broker::formatted(extra, prepare);
         broker.restart();
         broker
     }
@@ -62,7 +62,12 @@ impl Broker {
     pub fn formatted(extra: &str, prepare: impl FnOnce(&Path)) -> Broker {
         let root = tempfile::Builder::new().prefix("kafka-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         prepare(root.path());
-        let broker = Broker { root, address: free_address(), detour: (free_address(), free_address()), process: None };
+        let broker = Broker {
+            root,
+            address: free_address(),
+            detour: (free_address(), free_address()),
+            process: Mutex::default(),
+        };
         let controller = free_address();
         let (address, (detour, advertised), logs) = (broker.address, broker.detour, broker.root.path().join("logs"));
         let extra = extra.replace("{address}", &address.to_string()).replace("{controller}", &controller.to_string());
@@ -113,47 +118,52 @@ impl Broker {
         self.signal(Signal::CONT);
     }
 
+    fn process(&self) -> MutexGuard<'_, Option<Child>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.process.as_ref().expect("it runs")), signal).unwrap();
+        kill_process(Pid::from_child(self.process().as_ref().expect("it runs")), signal).unwrap();
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) {
-        let mut process = self.process.take().expect("it runs");
+    pub fn kill(&self) {
+        let mut process = self.process().take().expect("it runs");
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
     /// SIGTERM: it hands over what it leads, and ends.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.signal(Signal::TERM);
-        self.process.take().expect("it runs").wait().unwrap();
+        let mut process = self.process().take().expect("it runs");
+        process.wait().unwrap();
     }
 
     /// Starts it on the data that is there, and waits until it answers.
-    pub fn restart(&mut self) {
+    pub fn restart(&self) {
         self.launch();
         self.wait();
     }
 
     /// Waits until it answers.
-    pub fn wait(&mut self) {
+    pub fn wait(&self) {
         let deadline = Instant::now() + PATIENCE;
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address());
         // A client per try: one that was refused waits before it tries again.
         while config.create::<BaseConsumer>().unwrap().fetch_metadata(None, Duration::from_secs(1)).is_err() {
-            let ended = self.process.as_mut().expect("it was launched").try_wait().unwrap();
+            let ended = self.process().as_mut().expect("it was launched").try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < deadline, "Kafka doesn't answer ({ended:?}): {}", self.log());
         }
     }
 
     /// Starts it and waits for nothing.
-    pub fn launch(&mut self) {
+    pub fn launch(&self) {
         let log = File::options().create(true).append(true).open(self.root.path().join("kafka.log")).unwrap();
         let mut command = java("kafka.Kafka");
         command.arg(self.properties()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.process = Some(command.spawn().expect(INSTALL));
+        *self.process() = Some(command.spawn().expect(INSTALL));
     }
 
     fn properties(&self) -> PathBuf {
@@ -167,7 +177,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        if let Some(mut process) = self.process().take() {
             process.kill().ok();
             process.wait().ok();
         }

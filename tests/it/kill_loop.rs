@@ -26,7 +26,7 @@ fn seconds() -> u64 {
 #[test]
 fn exactly_once_through_kill_9_of_gateway_and_broker() {
     let mut random = Random::from_environment();
-    let mut broker = Broker::start("");
+    let broker = Broker::start("");
     let site = Site::new(&format!(
         "[journal]\nsegment_bytes = \"8MiB\"\n[kafka]\nbrokers = [\"{}\"]\npartitions = 4\n",
         broker.address()

@@ -3,6 +3,7 @@
 //! The obligation begins with the 2xx and not before; a request without an answer may have become a record or not.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +42,9 @@ impl Ledger {
     }
 }
 
+/// Sends a request and reads its answer: of a sender's so-many-th event, with this nonce in it.
+pub type Offer = dyn Fn(&mut Client, u64, &str) -> io::Result<Reply> + Send + Sync;
+
 /// Running senders.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -57,11 +61,16 @@ impl Load {
     /// As `start`, each sender resting for `gap` after an answer. `run` begins the nonces: loads of one audit differ
     /// in it.
     pub fn paced(address: SocketAddr, senders: u64, gap: Duration, run: &'static str) -> Load {
+        Load::offering(address, senders, gap, run, Arc::new(offer))
+    }
+
+    /// As `paced`, with requests of one's own.
+    pub fn offering(address: SocketAddr, senders: u64, gap: Duration, run: &'static str, offer: Arc<Offer>) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let start = |sender| {
-            let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-            thread::spawn(move || send(address, &format!("{run}{sender}"), gap, &stop, &acknowledged))
+            let (stop, acknowledged, offer) = (Arc::clone(&stop), Arc::clone(&acknowledged), Arc::clone(&offer));
+            thread::spawn(move || send(address, &format!("{run}{sender}"), gap, &stop, &acknowledged, &*offer))
         };
         let senders = (0..senders).map(start).collect();
         Load { stop, acknowledged, senders }
@@ -93,7 +102,14 @@ impl Load {
     }
 }
 
-fn send(address: SocketAddr, sender: &str, gap: Duration, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
+fn send(
+    address: SocketAddr,
+    sender: &str,
+    gap: Duration,
+    stop: &AtomicBool,
+    acknowledged: &AtomicU64,
+    offer: &Offer,
+) -> Ledger {
     let mut ledger = Ledger::default();
     let mut connection: Option<Client> = None;
     let mut number = 0;
@@ -120,7 +136,7 @@ fn send(address: SocketAddr, sender: &str, gap: Duration, stop: &AtomicBool, ack
 }
 
 /// Every fourth is a POST, so that both ways are under load.
-fn offer(client: &mut Client, number: u64, nonce: &str) -> std::io::Result<Reply> {
+fn offer(client: &mut Client, number: u64, nonce: &str) -> io::Result<Reply> {
     let pairs = format!("id={PIXEL}&value={}.50&currency=GBP&nonce={nonce}", number % 1000);
     match number % 4 {
         0 => client.post("/offsite_event.php", "application/x-www-form-urlencoded", &pairs),

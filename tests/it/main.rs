@@ -70,6 +70,8 @@ mod choices;
 #[cfg(feature = "e2e")]
 mod cluster;
 #[cfg(feature = "e2e")]
+mod combination;
+#[cfg(feature = "e2e")]
 mod console_browser;
 #[cfg(feature = "e2e")]
 mod consumer;
@@ -78,9 +80,15 @@ mod delivery;
 #[cfg(feature = "e2e")]
 mod directory;
 #[cfg(feature = "e2e")]
+mod fault_run;
+#[cfg(feature = "e2e")]
+mod faults;
+#[cfg(feature = "e2e")]
 mod kill_loop;
 #[cfg(feature = "e2e")]
 mod monitoring;
+#[cfg(feature = "e2e")]
+mod oracle;
 #[cfg(feature = "e2e")]
 mod outage;
 #[cfg(feature = "e2e")]
@@ -97,5 +105,7 @@ mod refusal;
 mod scene;
 #[cfg(feature = "e2e")]
 mod secure;
+#[cfg(feature = "e2e")]
+mod stage;
 #[cfg(feature = "e2e")]
 mod trio;

@@ -46,7 +46,7 @@ fn a_bad_network_is_no_matter_for_websites() {
 
 #[test]
 fn a_frozen_broker_and_a_killed_one_are_waited_for() {
-    let mut broker = Broker::start("");
+    let broker = Broker::start("");
     let topic = "outage.broker";
     let site = scene::site(&broker.address(), topic, IMPATIENT);
     let gateway = site.start();

@@ -6,6 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Random(u64);
 
 impl Random {
+    /// From a seed of one's own.
+    #[cfg(feature = "e2e")]
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
     /// From `PIXELGATE_TEST_SEED`, else from the clock; says which.
     pub fn from_environment() -> Random {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;

@@ -3,7 +3,7 @@
 // A test writes what is to go wrong into a shared page (struct control; `shim.rs` knows the same layout), at any time.
 // Only files below SHIM_ROOT are touched. It can fail calls, delay syncs, kill the process at a named call, and shift the
 // wall clock. With SHIM_UNDO it notes in that file what each call changes before it does, and what each sync has made
-// durable, so that a test can take back what a power cut would have lost. Linux, glibc or musl, 64 bits.
+// durable, so that a test can take back what a power cut would have lost. Linux, glibc, 64 bits.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -351,6 +352,56 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
         time->tv_nsec = nanos;
     }
     return result;
+}
+
+int timespec_get(struct timespec *time, int base) {
+    return base == TIME_UTC && clock_gettime(CLOCK_REALTIME, time) == 0 ? base : 0;
+}
+
+time_t time(time_t *result) {
+    struct timespec now;
+    if (clock_gettime(CLOCK_REALTIME, &now)) return -1;
+    if (result) *result = now.tv_sec;
+    return now.tv_sec;
+}
+
+// Absolute times of the wall clock move with it, also of waits that have begun: as with a real jump, one back makes them
+// longer. So they are waited for in slices. `slice` gets the end of the next one; whether the whole time is over.
+static int next_slice(const struct timespec *until, struct timespec *slice) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t left = (until->tv_sec - now.tv_sec) * 1000000000 + until->tv_nsec - now.tv_nsec;
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, slice);
+    slice->tv_nsec += left < 0 ? 0 : left > 50000000 ? 50000000 : left;
+    if (slice->tv_nsec >= 1000000000) slice->tv_nsec -= 1000000000, slice->tv_sec += 1;
+    return left <= 0;
+}
+
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+    static int (*real)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    if (!real) {
+        // The oldest of this name is another function.
+        void *found = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+        if (!found) found = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+        real = (__typeof__(real))found;
+    }
+    if (!control) return real(condition, mutex, until);
+    for (;;) {
+        struct timespec slice;
+        int is_last = next_slice(until, &slice), result = real(condition, mutex, &slice);
+        if (result != ETIMEDOUT || is_last) return result;
+    }
+}
+
+int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct timespec *restrict until) {
+    REAL(cnd_timedwait);
+    if (!control) return real(condition, mutex, until);
+    for (;;) {
+        struct timespec slice;
+        int is_last = next_slice(until, &slice), result = real(condition, mutex, &slice);
+        if (result != thrd_timedout || is_last) return result;
+    }
 }
 
 int gettimeofday(struct timeval *restrict time, void *restrict zone) {

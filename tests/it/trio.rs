@@ -28,9 +28,9 @@ fn start() -> Vec<Broker> {
             |_| {},
         )
     };
-    let mut brokers: Vec<Broker> = controllers.iter().zip(1..).map(format).collect();
-    brokers.iter_mut().for_each(Broker::launch);
-    brokers.iter_mut().for_each(Broker::wait);
+    let brokers: Vec<Broker> = controllers.iter().zip(1..).map(format).collect();
+    brokers.iter().for_each(Broker::launch);
+    brokers.iter().for_each(Broker::wait);
     brokers
 }
 
@@ -52,7 +52,7 @@ fn wait_in_sync(broker: &Broker) {
 
 #[test]
 fn a_rolling_restart_and_a_fallen_broker_go_unnoticed() {
-    let mut brokers = start();
+    let brokers = start();
     let addresses: Vec<String> = brokers.iter().map(Broker::address).collect();
     let topic = "trio";
     let site = scene::site(&addresses.join("\", \""), topic, "");
@@ -60,7 +60,7 @@ fn a_rolling_restart_and_a_fallen_broker_go_unnoticed() {
     let load = visitors(&site, "");
     wait_published(&site, &gateway, 50);
     wait_in_sync(&brokers[0]);
-    for broker in &mut brokers {
+    for broker in &brokers {
         broker.stop();
         wait_published(&site, &gateway, 50);
         broker.restart();
