@@ -25,7 +25,9 @@ use crate::record::Position;
 /// No delivery report for this long with records under way: the client is stuck and is made again. Records time out
 /// before that, unless the client itself no longer works.
 const WATCHDOG_GRACE: Duration = Duration::from_secs(5);
-/// Steps of waiting for the client: `poll` always takes its whole time.
+/// Questions that a new client asks at most: metadata, cluster, topic (and a topic to be made), standing.
+const QUESTIONS: u32 = 8;
+/// Steps of waiting for the client.
 const STEPS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 /// So many short steps, then long ones.
 const SHORT_STEPS: u32 = 200;
@@ -114,7 +116,11 @@ pub(super) struct Cluster {
 
 impl Sink for Cluster {
     fn connect(&mut self, care: Care) -> Result<Box<dyn Session>, Doubt> {
-        Ok(Box::new(Client::connect(&self.options, &self.identity, &self.journal, care)?))
+        let (options, identity, journal) = (self.options.clone(), self.identity.clone(), self.journal.clone());
+        // Each of its questions has a limit of its own; this is for those that the library doesn't keep to.
+        let limit = QUESTIONS * ASK + 4 * self.options.transaction_timeout + WATCHDOG_GRACE;
+        let client = within("connecting", limit, move || Client::connect(&options, &identity, &journal, care));
+        Ok(Box::new(client?))
     }
 }
 
@@ -164,7 +170,7 @@ struct Client {
     identity: String,
     producer: Arc<BaseProducer<Context>>,
     /// Never subscribes: it reads the cursor and lends its group's name to the transaction.
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
     context: Context,
     cluster_id: String,
     care: Care,
@@ -194,6 +200,7 @@ impl Client {
         }
         let producer = connect_producer(&base, options, identity, &context, care)?;
         let (options, identity) = (options.clone(), identity.to_owned());
+        let consumer = Arc::new(consumer);
         Ok(Client { options, identity, producer, consumer, context, cluster_id, care, open: false })
     }
 
@@ -266,9 +273,11 @@ impl Client {
 
     /// Outside of transactions: by the consumer. Bounded by the client's own limits for session and socket.
     fn commit_cursor(&self, standing: &Standing) -> Result<(), Doubt> {
-        let offsets = self.offsets(standing)?;
-        let committed = self.consumer.commit(&offsets, CommitMode::Sync);
-        committed.map_err(|error| of_cursor("committing the cursor", &error))
+        let (consumer, offsets) = (self.consumer.clone(), self.offsets(standing)?);
+        let doing = "committing the cursor";
+        within(doing, self.options.transaction_timeout + ASK + WATCHDOG_GRACE, move || {
+            consumer.commit(&offsets, CommitMode::Sync).map_err(|error| of_cursor(doing, &error))
+        })
     }
 }
 
@@ -281,7 +290,10 @@ impl Session for Client {
         let mut asked = TopicPartitionList::new();
         asked.add_partition(&self.options.events_topic, 0);
         let doing = "reading the cursor";
-        let answer = self.consumer.committed_offsets(asked, ASK).map_err(|error| of_cursor(doing, &error))?;
+        let consumer = self.consumer.clone();
+        let answer = within(doing, ASK + WATCHDOG_GRACE, move || {
+            consumer.committed_offsets(asked, ASK).map_err(|error| of_cursor(doing, &error))
+        })?;
         let Some(element) = answer.find_partition(&self.options.events_topic, 0) else { return Ok(None) };
         element.error().map_err(|error| of_cursor(doing, &error))?;
         match element.offset() {
@@ -311,7 +323,8 @@ impl Session for Client {
                 Ok(()) => return Ok(()),
                 Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
                     record = back;
-                    self.producer.poll(wait.step());
+                    wait.step();
+                    self.producer.poll(Duration::ZERO);
                     self.check(&mut wait)?;
                 }
                 Err((error, _)) => {
@@ -328,7 +341,8 @@ impl Session for Client {
     fn delivered(&mut self) -> Result<(), Doubt> {
         let mut wait = Wait::new(&self.options);
         while self.producer.in_flight_count() > 0 {
-            self.producer.poll(wait.step());
+            wait.step();
+            self.producer.poll(Duration::ZERO);
             self.check(&mut wait)?;
         }
         self.producer.poll(Duration::ZERO);
@@ -345,15 +359,20 @@ impl Session for Client {
         }
         self.open = false;
         self.send_cursor(standing)?;
-        self.producer.commit_transaction(self.options.transaction_timeout).map_err(|error| Doubt::of("commit", &error))
+        let (producer, timeout) = (self.producer.clone(), self.options.transaction_timeout);
+        within("commit", timeout + WATCHDOG_GRACE, move || {
+            producer.commit_transaction(timeout).map_err(|error| Doubt::of("commit", &error))
+        })
     }
 
     fn abort(&mut self) -> Result<(), Doubt> {
         let is_whole = self.producer.in_flight_count() == 0 && self.context.noted().is_clean();
         if is_whole && self.open {
             self.open = false;
-            let aborted = self.producer.abort_transaction(self.options.transaction_timeout);
-            return aborted.map_err(|error| Doubt::of("abort", &error));
+            let (producer, timeout) = (self.producer.clone(), self.options.transaction_timeout);
+            return within("abort", timeout + WATCHDOG_GRACE, move || {
+                producer.abort_transaction(timeout).map_err(|error| Doubt::of("abort", &error))
+            });
         }
         self.renew(self.care)
     }
@@ -403,10 +422,24 @@ fn connect_producer(
     }
     let producer: BaseProducer<Context> =
         config.create_with_context(context.clone()).map_err(|error| Doubt::of("producer", &error))?;
+    let producer = Arc::new(producer);
     if options.delivery == Delivery::ExactlyOnce {
-        producer.init_transactions(2 * timeout).map_err(|error| Doubt::of("init_transactions", &error))?;
+        let (producer, doing) = (producer.clone(), "init_transactions");
+        within(doing, 2 * timeout + WATCHDOG_GRACE, move || {
+            producer.init_transactions(2 * timeout).map_err(|error| Doubt::of(doing, &error))
+        })?;
     }
-    Ok(Arc::new(producer))
+    Ok(producer)
+}
+
+/// A call of the library that is given up after `limit`, whatever it says itself.
+fn within<R: Send + 'static>(
+    doing: &str,
+    limit: Duration,
+    call: impl FnOnce() -> Result<R, Doubt> + Send + 'static,
+) -> Result<R, Doubt> {
+    let gave_up = || Err(Doubt::code(doing, Code::OperationTimedOut));
+    CALLS.within(limit, call).unwrap_or_else(gave_up)
 }
 
 /// An error of the calls that go to the group's coordinator.
@@ -433,11 +466,12 @@ impl Wait {
         Wait { limit: options.transaction_timeout + WATCHDOG_GRACE, steps: 0, still: Duration::ZERO, last: 0 }
     }
 
-    fn step(&mut self) -> Duration {
+    /// Waits a step: by a clock that doesn't jump, which those of the library do.
+    fn step(&mut self) {
         self.steps += 1;
         let step = if self.steps <= SHORT_STEPS { STEPS.0 } else { STEPS.1 };
         self.still += step;
-        step
+        std::thread::sleep(step);
     }
 
     fn is_stuck(&mut self, in_flight: i32) -> bool {

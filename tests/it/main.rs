@@ -76,6 +76,8 @@ mod console_browser;
 #[cfg(feature = "e2e")]
 mod consumer;
 #[cfg(feature = "e2e")]
+mod dead_node;
+#[cfg(feature = "e2e")]
 mod delivery;
 #[cfg(feature = "e2e")]
 mod directory;
