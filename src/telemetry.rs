@@ -18,6 +18,12 @@ pub fn start(level: &str, json: bool) {
     let logs = if json { logs.json().boxed() } else { logs.boxed() };
     // The filter is for all: one for a layer forgets the next line of a thread after each of `log`'s that it refused.
     tracing_subscriber::registry().with(targets(level)).with(logs).init();
+    std::panic::set_hook(Box::new(|fault| {
+        // As every other line: a panic may be of a library, and tell what a client sent.
+        let text = fault.payload_as_str().unwrap_or_default().escape_debug().to_string();
+        let at = fault.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(thread = std::thread::current().name(), at, "a fault in the program: panicked: {text}");
+    }));
 }
 
 fn targets(level: LevelFilter) -> Targets {

@@ -14,6 +14,7 @@ mod shim;
 
 mod journal_files;
 
+mod abuse;
 mod batch;
 mod bounds;
 mod cli;
