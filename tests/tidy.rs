@@ -389,3 +389,23 @@ fn links_between_documents_lead_somewhere() {
     }
     none(offences);
 }
+
+#[test]
+fn each_promise_names_tests_that_are_there() {
+    let guarantees = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
+    let mut offences = Vec::new();
+    let mut seen = 0;
+    for name in guarantees.split('`').skip(1).step_by(2) {
+        let (module, test) = match name.split_once("::") {
+            Some((module, test)) if !test.contains("test") => (format!("tests/it/{module}.rs"), test),
+            _ => continue,
+        };
+        seen += 1;
+        let text = fs::read_to_string(root().join(&module)).unwrap_or_default();
+        if !text.contains(&format!("#[test]\nfn {test}(")) {
+            offences.push(format!("docs/guarantees.md: {name} is no test"));
+        }
+    }
+    assert!(seen > 30, "the scan sees {seen}");
+    none(offences);
+}
