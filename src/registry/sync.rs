@@ -105,8 +105,11 @@ async fn run(registry: &Registry, client: &Client) {
             tokio::time::sleep(next - now).await;
             continue;
         }
-        let due = accounts.iter_mut().filter(|account| account.due <= now).take(ACCOUNTS);
-        join_all(due.map(|account| account.sync(registry, client))).await;
+        // The longest due first: where a round takes longer than the interval, the first of the list are due again
+        // before the last were asked for once.
+        let mut due: Vec<&mut Account> = accounts.iter_mut().filter(|account| account.due <= now).collect();
+        due.sort_by_key(|account| account.due);
+        join_all(due.into_iter().take(ACCOUNTS).map(|account| account.sync(registry, client))).await;
         let mut complete_until = Duration::MAX;
         let mut oldest = Timestamp::MAX;
         for account in &accounts {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::client::{Client, Reply};
 use super::forward::{ask, proxy_site};
@@ -154,6 +155,23 @@ fn lists_are_synced_with_the_token_and_survive_a_restart_without_the_upstream() 
     let gateway = site.start();
     assert!(known(&site, LISTED), "known without the upstream");
     assert!(unchecked(&site, "7"), "no conversion is lost because a list is late");
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn every_account_has_its_turn_where_a_round_takes_longer_than_the_interval() {
+    let slow = |_: &Seen| {
+        Act::Drip(vec![b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]".to_vec()], Duration::from_millis(400))
+    };
+    let upstream = Upstream::start(slow);
+    let accounts: Vec<String> = (1..=50).map(|account| account.to_string()).collect();
+    let site = proxy_site(&upstream, &format!("ad_accounts = {accounts:?}\nsync_interval = \"1s\""));
+    let gateway = site.start();
+    let asked = |account: &String| {
+        let line = format!("GET /offsitepixels?fb_ad_account_id={account} HTTP/1.1");
+        upstream.seen().iter().any(|seen| seen.line == line)
+    };
+    until("every account is asked for", || accounts.iter().all(asked));
     assert_eq!(gateway.stop(), Some(0));
 }
 
