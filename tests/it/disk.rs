@@ -361,11 +361,19 @@ fn a_registry_with_flipped_bits_is_named_or_does_no_harm() {
     let path =
         path.into_iter().find(|path| path.extension().is_some_and(|end| end == "sqlite" || end == "db")).unwrap();
     let whole = fs::read(&path).unwrap();
+    // Without the log of the round before, which would be taken for the file's own.
+    let put_back = || {
+        for end in ["-wal", "-shm"] {
+            let mut log = path.clone().into_os_string();
+            log.push(end);
+            fs::remove_file(log).ok();
+        }
+        fs::write(&path, &whole).unwrap();
+    };
     let (mut served, mut refused) = (0, 0);
     for round in 0..10 {
+        put_back();
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.set_len(whole.len() as u64).unwrap();
-        file.write_all_at(&whole, 0).unwrap();
         // The first round hits the file's head.
         let at = if round == 0 { 3 } else { random.next() % whole.len() as u64 };
         let flipped: Vec<u8> = (at..(at + 64).min(whole.len() as u64)).map(|byte| !whole[byte as usize]).collect();
@@ -373,7 +381,9 @@ fn a_registry_with_flipped_bits_is_named_or_does_no_harm() {
         let mut gateway = site.launch();
         until("it serves or ends", || gateway.has_ended().is_some() || gateway.readiness() == Some(200));
         if gateway.has_ended().is_some() {
-            assert_eq!(gateway.wait().code(), Some(1), "{}", site.log());
+            // Where the schema's number was hit, it reads as that of a newer program.
+            let code = gateway.wait().code();
+            assert!(matches!(code, Some(1 | 2)), "{code:?} {}", site.log());
             refused += 1;
         } else {
             assert_eq!(fire(&site).unwrap().status, 200, "{}", site.log());
@@ -386,6 +396,6 @@ fn a_registry_with_flipped_bits_is_named_or_does_no_harm() {
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
     assert!(refused > 0 && site.log().contains(&name), "the file is named: {}", site.log());
     // Put back, all is well.
-    fs::write(&path, &whole).unwrap();
+    put_back();
     assert_eq!(site.start().stop(), Some(0), "{}", site.log());
 }
