@@ -23,9 +23,8 @@ use crate::time::Clock;
 
 /// How often upkeep runs when nothing asks for it; also bounds how long `written` records stay unsynced.
 const TICK: Duration = Duration::from_millis(200);
-/// Longest time that a record waits for company. Not less on a quick disk: a commit costs the same two hand-overs
-/// between threads however short its sync is.
-const SPACING: Duration = Duration::from_micros(800);
+/// Longest time that a record waits for company.
+const SPACING_MAX: Duration = Duration::from_micros(500);
 /// How often an allocation that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Segments of earlier runs expire by age at most this often, as the wall clock may have jumped between runs.
@@ -75,6 +74,7 @@ pub struct Committer {
 pub struct Pace {
     /// Wall clock minus monotonic clock at the start, in milliseconds: a wall clock that never jumps.
     wall_offset_ms: i128,
+    sync_average: Duration,
     recent: u32,
     synced_at: Duration,
     upkeep_at: Duration,
@@ -91,6 +91,7 @@ impl Pace {
         let monotonic = clock.monotonic();
         Pace {
             wall_offset_ms: i128::from(clock.now().0) - monotonic.as_millis() as i128,
+            sync_average: SPACING_MAX,
             recent: 0,
             synced_at: monotonic,
             upkeep_at: monotonic,
@@ -125,7 +126,7 @@ impl Committer {
             }
             let enough = (self.pace.recent / 2).max(1);
             if shared.waiting() < enough {
-                shared.gather(enough, SPACING);
+                shared.gather(enough, SPACING_MAX.min(self.pace.sync_average));
             }
             if self.turn(&mut batch).is_err() {
                 break;
@@ -210,8 +211,11 @@ impl Committer {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        let begun = self.clock.monotonic();
         self.writer.sync()?;
-        self.pace.synced_at = self.clock.monotonic();
+        let now = self.clock.monotonic();
+        self.pace.sync_average = (self.pace.sync_average * 7 + now.saturating_sub(begun)) / 8;
+        self.pace.synced_at = now;
         // First the segments that lead there: a reader that saw the end without them would take for damage what lies in
         // a segment that it doesn't know yet.
         if self.shown_seq != self.writer.state.newest_seq {
