@@ -341,7 +341,7 @@ fn without_descriptors_it_waits_and_goes_on() {
     let idle: Vec<TcpStream> = (0..200).filter_map(|_| TcpStream::connect(site.public).ok()).collect();
     assert!(idle.len() > 20, "the kernel completes them");
     // Those that have a connection go on; the journal makes no new segment, and that is no failure.
-    load.wait_for(3000);
+    load.wait_for(100);
     limit_descriptors(&gateway, 1024);
     drop(idle);
     wait_for_reason(&site, None);
