@@ -21,6 +21,8 @@ use crate::feed::Feed;
 use crate::http::client::Proxies;
 use crate::http::collect::{self, Bounds};
 use crate::http::door::{self, Served};
+use crate::http::leave::{Exit, Serving};
+use crate::http::listen::Passed;
 use crate::http::management::proxy;
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
@@ -92,9 +94,9 @@ pub struct Running {
     pub ops: SocketAddr,
     /// The address of management's own listener, if it has one.
     pub management: Option<SocketAddr>,
-    public_server: ServerHandle,
+    public_exit: Exit,
+    management_exit: Option<Exit>,
     ops_server: ServerHandle,
-    management_server: Option<ServerHandle>,
     journal: Journal,
     registry: Arc<Registry>,
     publisher: Option<Arc<Publisher>>,
@@ -106,7 +108,11 @@ pub struct Running {
     node: Node,
 }
 
-fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(key: &str, address: SocketAddr, passed: Option<TcpListener>) -> anyhow::Result<TcpListener> {
+    if let Some(listener) = passed {
+        tracing::info!(%address, "{key}: on a socket that was handed over");
+        return Ok(listener);
+    }
     TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}"))
 }
 
@@ -121,7 +127,11 @@ fn heed(finding: Option<Finding>) -> anyhow::Result<()> {
 }
 
 /// Management's own listener.
-fn serve_management(config: &Config, listener: TcpListener, pixels: &Arc<management::State>) -> anyhow::Result<Server> {
+fn serve_management(
+    config: &Config,
+    listener: TcpListener,
+    pixels: &Arc<management::State>,
+) -> anyhow::Result<Serving> {
     let pixels = pixels.clone();
     let app = move || {
         let app = App::new()
@@ -148,7 +158,8 @@ fn connections(config: &Config) -> door::Options {
 
 impl Running {
     /// Starts everything; returns when requests are served. Must run inside an actix system.
-    pub fn start(config: Config) -> anyhow::Result<Running> {
+    pub fn start(mut config: Config, passed: Passed) -> anyhow::Result<Running> {
+        config.listen_on(passed.addresses());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         heed(preflight::file_system(&config))?;
         heed(preflight::management(&config))?;
@@ -156,9 +167,10 @@ impl Running {
         heed(preflight::kafka_client(&config))?;
         heed(preflight::upstream(&config))?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
-        let public = bind("server.listen", config.server.listen)?;
-        let ops = bind("ops.listen", config.ops_listen)?;
-        let management = config.own_management().map(|listen| bind("management.listen", listen)).transpose()?;
+        let public = bind("server.listen", config.server.listen, passed.public)?;
+        let ops = bind("ops.listen", config.ops_listen, passed.ops)?;
+        let own = config.own_management();
+        let management = own.map(|listen| bind("management.listen", listen, passed.management)).transpose()?;
         let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
         let management_address = management.as_ref().map(TcpListener::local_addr).transpose()?;
         let metrics = Arc::new(Metrics::new(clock.now()));
@@ -185,18 +197,19 @@ impl Running {
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
         let ops_server = parts.serve_ops(ops, (ops_address, public_address), publishing, pixels)?;
         let Parts { journal, registry, life, feed, .. } = parts;
-        let run = |server: Server| {
-            let handle = server.handle();
-            actix_web::rt::spawn(server);
-            handle
+        let ops_handle = ops_server.handle();
+        actix_web::rt::spawn(ops_server);
+        let run = |serving: Serving| {
+            actix_web::rt::spawn(serving.server);
+            serving.exit
         };
         Ok(Running {
             public: public_address,
             ops: ops_address,
             management: management_address,
-            public_server: run(public_server),
-            ops_server: run(ops_server),
-            management_server: management_server.map(run),
+            public_exit: run(public_server),
+            management_exit: management_server.map(run),
+            ops_server: ops_handle,
             journal,
             registry,
             publisher,
@@ -237,8 +250,11 @@ impl Running {
         let server = &self.config.server;
         actix_web::rt::time::sleep(server.shutdown_delay).await;
         let deadline = SystemClock.monotonic() + server.shutdown_timeout;
-        let listeners: Vec<&ServerHandle> = [&self.public_server].into_iter().chain(&self.management_server).collect();
-        let graceful = join_all(listeners.iter().map(|listener| listener.stop(true)));
+        let listeners: Vec<&Exit> = [&self.public_exit].into_iter().chain(&self.management_exit).collect();
+        let graceful = async {
+            join_all(listeners.iter().map(|listener| listener.close())).await;
+            join_all(listeners.iter().map(|listener| listener.stop(true))).await;
+        };
         if actix_web::rt::time::timeout(for_requests(server.shutdown_timeout), graceful).await.is_err() {
             tracing::warn!("server.shutdown_timeout is nearly over: requests in flight are dropped");
             // Not awaited: the servers end by the same timeout, and the process soon after.
@@ -339,7 +355,7 @@ impl Parts {
         listener: TcpListener,
         node: &Node,
         pixels: Arc<management::State>,
-    ) -> anyhow::Result<Server> {
+    ) -> anyhow::Result<Serving> {
         let server = config.server.clone();
         let bounds = Bounds {
             max_header_bytes: server.max_header_bytes,

@@ -5,26 +5,31 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::Running;
+use crate::app::{Refusal, Running};
 use crate::config::Config;
+use crate::http::listen::Passed;
 use crate::registry::tokens::FIRST_TOKEN_FILE;
 
 /// Serves; `Ok` after a clean stop.
 pub fn run(config: Config, file: Option<&Path>) -> anyhow::Result<()> {
+    let passed = Passed::take().map_err(|error| Refusal(anyhow::anyhow!(error)))?;
     actix_web::rt::System::new().block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
         let data_dir = config.data_dir.clone();
-        let running = Running::start(config)?;
+        let running = Running::start(config, passed)?;
         greet(&data_dir, file, &running)?;
         running.ready();
+        tell_manager(NotifyState::Ready);
         let failed = tokio::select! {
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
             () = running.failed() => true,
         };
+        tell_manager(NotifyState::Stopping);
         let closed = running.stop().await;
         if failed || !closed {
             bail!("the journal or the publisher failed; the next start finds out what is on disk");
@@ -32,6 +37,13 @@ pub fn run(config: Config, file: Option<&Path>) -> anyhow::Result<()> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Tells the service manager, if one asked for it (systemd's `Type=notify`).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
 }
 
 /// What to paste next. The token itself is never printed: the lines read its file. They use the listeners' addresses,

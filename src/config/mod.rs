@@ -142,6 +142,21 @@ impl Config {
         self.management_listen.filter(|listen| *listen != self.server.listen)
     }
 
+    /// Public, ops and management listen where sockets were handed over, whatever the keys say.
+    pub fn listen_on(&mut self, [public, ops, management]: [Option<SocketAddr>; 3]) {
+        let own_management = self.own_management();
+        if let Some(public) = public {
+            if self.server.public_url == words::public_url(self.server.listen) {
+                self.server.public_url = words::public_url(public);
+            }
+            self.server.listen = public;
+        }
+        // What said that management is public on purpose goes on saying it.
+        let meant = self.management_listen.filter(|_| own_management.is_none()).map(|_| self.server.listen);
+        self.management_listen = management.or(own_management).or(meant);
+        self.ops_listen = ops.unwrap_or(self.ops_listen);
+    }
+
     fn build(words: Words) -> Config {
         let from = &words;
         let data_dir = PathBuf::from(from.text("data_dir"));

@@ -67,8 +67,7 @@ impl Words {
     fn derive(&mut self) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(1024) as i64;
         self.fill("server.workers", Word::Number(cores));
-        let url = format!("http://{}", self.address("server.listen"));
-        self.fill("server.public_url", Word::Text(url));
+        self.fill("server.public_url", Word::Text(public_url(self.address("server.listen"))));
     }
 
     /// Keys that can't go together.
@@ -228,6 +227,11 @@ impl Words {
             other => mismatch(path, other),
         }
     }
+}
+
+/// Where pages find a listener, as long as nobody says.
+pub(super) fn public_url(listen: SocketAddr) -> String {
+    format!("http://{listen}")
 }
 
 /// Whether two listeners can't both be there. Port 0 is a free one each time.

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready as some};
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 
 use super::collect::Worker;
 use super::lane::{Lane, Leaving, Visit};
+use super::leave::{Exit, Serving, Turns};
 use super::reply;
 use super::watch::{Line, Patience, Watch};
 
@@ -82,7 +84,7 @@ pub struct Served<I> {
 }
 
 /// Serves apps, one per worker.
-pub fn serve<F, I, S, B>(options: Options, listener: TcpListener, app: F) -> io::Result<Server>
+pub fn serve<F, I, S, B>(options: Options, listener: TcpListener, app: F) -> io::Result<Serving>
 where
     F: Fn() -> Served<I> + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
@@ -97,7 +99,7 @@ where
     serve_with(options, options.patience(), listener, app)
 }
 
-fn serve_with<F, I, S, B>(options: Options, patience: Patience, listener: TcpListener, app: F) -> io::Result<Server>
+fn serve_with<F, I, S, B>(options: Options, patience: Patience, listener: TcpListener, app: F) -> io::Result<Serving>
 where
     F: Fn() -> Served<I> + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
@@ -116,19 +118,16 @@ where
         .shutdown_timeout(options.shutdown_timeout.as_secs().max(1))
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
+    let (socket, turns) = (listener.as_raw_fd(), Turns::new());
+    let workers_turns = turns.clone();
     let builder = builder.listen(address.to_string(), listener, move || {
         let stopping = stopping.clone();
         let Served { app, events } = app();
+        actix_web::rt::spawn(workers_turns.turn());
         let lane = events.map(|worker| Rc::new(options.lane(worker)));
         let watch = Watch::start(patience, options.serves_events, lane.clone());
-        if let Some(lane) = lane.clone() {
-            let (stopping, watch) = (stopping.clone(), watch.clone());
-            actix_web::rt::spawn(async move {
-                stopping.notified().await;
-                lane.stop();
-                watch.wake();
-            });
-        }
+        let told = stopping.clone();
+        stop_lane(lane.clone(), watch.clone(), async move { told.notified().await });
         let app = app.into_factory().map_err(|error: S::Error| error.into().error_response());
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -164,7 +163,9 @@ where
             }
         })
     })?;
-    Ok(builder.run())
+    let server = builder.run();
+    let exit = Exit::new(server.handle(), socket, turns);
+    Ok(Serving { server, exit })
 }
 
 /// A watched connection.
@@ -287,6 +288,16 @@ impl AsyncWrite for Guarded {
     }
 }
 
+/// Has the short way's connections come to an end at a stop.
+fn stop_lane(lane: Option<Rc<Lane>>, watch: Watch, stopped: impl Future<Output = ()> + 'static) {
+    let Some(lane) = lane else { return };
+    actix_web::rt::spawn(async move {
+        stopped.await;
+        lane.stop();
+        watch.wake();
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -357,10 +368,11 @@ mod tests {
             events: None,
         };
         let server = serve_with(options, Patience { quiet: 2, unanswered: 2 }, listener, app).unwrap();
-        let handle = server.handle();
+        let Serving { server, exit } = server;
         let served = actix_web::rt::spawn(server);
         web::block(move || clients(address)).await.unwrap();
-        handle.stop(true).await;
+        exit.close().await;
+        exit.stop(true).await;
         served.await.unwrap().unwrap();
     }
 

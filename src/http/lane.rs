@@ -35,6 +35,10 @@ use crate::time::{Clock, SystemClock};
 /// The worker's buffer: what is longer is in pieces, and not for here.
 const SCRATCH_BYTES: usize = 16 << 10;
 
+/// At a stop, sweeps that a connection may have been quiet for before it is closed: a network's round trip and a
+/// client's pause between two requests.
+const LAST_CHANCE: u32 = 1;
+
 /// What a worker's connections share.
 pub(super) struct Lane {
     worker: Rc<Worker>,
@@ -65,7 +69,7 @@ impl Lane {
         self.date.set(reply::date(SystemClock.now()));
     }
 
-    /// From now on each answer is its connection's last.
+    /// From now on each answer is its connection's last, and who has not asked for a while goes.
     pub(super) fn stop(&self) {
         self.stopping.set(true);
     }
@@ -211,8 +215,13 @@ impl Conn {
         let mut buffer = ReadBuf::new(&mut scratch);
         let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut buffer);
         match read {
-            Poll::Pending if self.lane.stopping.get() => Poll::Ready(Next::Over),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if self.lane.stopping.get() {
+                    // Its next request may be on its way, and would be answered by a reset.
+                    self.line.idles(Some(LAST_CHANCE));
+                }
+                Poll::Pending
+            }
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => Poll::Ready(self.heard(buffer.filled())),
             Poll::Ready(_) => Poll::Ready(Next::Over),
         }

@@ -7,6 +7,8 @@ pub mod door;
 mod facts;
 mod head;
 mod lane;
+pub mod leave;
+pub mod listen;
 pub mod management;
 pub mod ops;
 pub mod reply;

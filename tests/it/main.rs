@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends its test, as the test itself would")]
 #![expect(clippy::print_stderr, reason = "seeds and offenders belong in the output of a failed test")]
 
+mod activator;
 mod audit;
 mod client;
 mod desk;
@@ -31,6 +32,7 @@ mod fleet;
 mod forward;
 mod forward_faults;
 mod forward_tls;
+mod handover;
 mod lane;
 mod learning;
 mod limits;

@@ -1,0 +1,155 @@
+//! A restart on sockets that somebody holds: nobody is refused, nobody's connection is cut, nothing is lost or doubled.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use super::activator::{Activator, exit_code};
+use super::audit::{CLEAN, audit, balanced_stat, export};
+use super::client::{Client, Reply};
+use super::gateway::{PIXEL, Site, until};
+use super::load::Ledger;
+
+/// What a crowd of visitors met.
+#[derive(Default)]
+struct Crowd {
+    ledger: Ledger,
+    /// Connections that were not made, and requests without an answer, as the system words it.
+    failures: HashMap<String, u64>,
+}
+
+/// Visitors that come one after the other, each with `requests` on a connection of its own, until told to stop.
+fn visit(address: SocketAddr, name: u64, requests: u64, stop: &AtomicBool, acknowledged: &AtomicU64) -> Crowd {
+    let mut crowd = Crowd::default();
+    let mut visitor = 0;
+    while !stop.load(Ordering::Relaxed) {
+        visitor += 1;
+        let mut client = match Client::connect(address) {
+            Ok(client) => client,
+            Err(error) => {
+                *crowd.failures.entry(format!("connect: {error}")).or_default() += 1;
+                continue;
+            }
+        };
+        for request in 1..=requests {
+            let nonce = format!("{name}-{visitor}-{request}");
+            crowd.ledger.sent.insert(nonce.clone());
+            match ask(&mut client, &nonce, request) {
+                Ok(reply) => {
+                    assert!(matches!(reply.status, 200 | 204), "{reply:?}");
+                    let id = reply.record_id().unwrap().to_owned();
+                    assert_eq!(crowd.ledger.acknowledged.insert(id, nonce), None);
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                    if reply.header("connection").is_some_and(|value| value == "close") {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    crowd.ledger.open.insert(nonce);
+                    *crowd.failures.entry(format!("request {request}: {error}")).or_default() += 1;
+                    break;
+                }
+            }
+        }
+    }
+    crowd
+}
+
+/// An event; every second is a POST, which no client may repeat by itself.
+fn ask(client: &mut Client, nonce: &str, number: u64) -> io::Result<Reply> {
+    let pairs = format!("id={PIXEL}&value=1.50&currency=GBP&nonce={nonce}");
+    match number % 2 {
+        0 => client.post("/offsite_event.php", "application/x-www-form-urlencoded", &pairs),
+        _ => client.get(&format!("/offsite_event.php?{pairs}")),
+    }
+}
+
+#[test]
+fn a_restart_under_load_refuses_cuts_loses_and_doubles_nothing() {
+    let activator = Activator::new(Site::new(""));
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut gateway = activator.start();
+    // Some ask once and go, some stay.
+    let crowds: Vec<_> = [1, 1, 1, 4, 1000, 1000]
+        .into_iter()
+        .zip(0..)
+        .map(|(requests, name)| {
+            let (address, stop, acknowledged) = (activator.public(), Arc::clone(&stop), Arc::clone(&acknowledged));
+            thread::spawn(move || visit(address, name, requests, &stop, &acknowledged))
+        })
+        .collect();
+    for _ in 0..3 {
+        let goal = acknowledged.load(Ordering::Relaxed) + 300;
+        until("visitors are answered", || acknowledged.load(Ordering::Relaxed) >= goal);
+        assert_eq!(gateway.stop().code(), Some(0), "{}", activator.log());
+        gateway = activator.start();
+        assert_eq!(gateway.readiness(), 200);
+    }
+    let goal = acknowledged.load(Ordering::Relaxed) + 300;
+    until("visitors are answered by the last one", || acknowledged.load(Ordering::Relaxed) >= goal);
+    stop.store(true, Ordering::Relaxed);
+    let mut ledger = Ledger::default();
+    for crowd in crowds {
+        let crowd = crowd.join().unwrap();
+        assert!(crowd.failures.is_empty(), "{:?}: {}", crowd.failures, activator.log());
+        ledger.absorb(crowd.ledger);
+    }
+    assert_eq!(gateway.stop().code(), Some(0));
+    let records = export(activator.site());
+    assert_eq!(audit(&ledger, &records), CLEAN);
+    assert_eq!(records.len(), ledger.acknowledged.len(), "what was answered, and nothing else");
+    balanced_stat(activator.site());
+}
+
+#[test]
+fn who_comes_while_nobody_runs_waits_and_is_answered() {
+    let activator = Activator::new(Site::new(""));
+    let first = activator.start();
+    // Connected, and silent until the end has begun.
+    let mut early = Client::connect(activator.public()).unwrap();
+    let mut served = Client::connect(activator.public()).unwrap();
+    assert_eq!(ask(&mut served, "a", 1).unwrap().status, 200);
+    let stopping = thread::scope(|scope| {
+        let stopping = scope.spawn(move || first.stop());
+        until("it stops", || activator.log().contains("shutdown") || stopping.is_finished());
+        stopping.join().unwrap()
+    });
+    assert_eq!(stopping.code(), Some(0));
+    assert!(ask(&mut early, "b", 1).is_err(), "who is silent for seconds is not waited for");
+    let mut waiting = Client::connect(activator.public()).unwrap();
+    let request = format!("GET /offsite_event.php?id={PIXEL}&nonce=c HTTP/1.1\r\nHost: gateway.test\r\n\r\n");
+    waiting.send(request.as_bytes()).unwrap();
+    let second = activator.start();
+    assert_eq!(waiting.reply().unwrap().status, 200);
+    assert_eq!(second.stop().code(), Some(0));
+    assert_eq!(export(activator.site()).len(), 2);
+}
+
+#[test]
+fn what_can_not_be_meant_is_refused_with_2_and_said() {
+    let activator = Activator::new(Site::new(""));
+    let (listener, null) = (TcpListener::bind("127.0.0.1:0").unwrap(), File::open("/dev/null").unwrap());
+    let connected = TcpStream::connect(activator.public()).unwrap();
+    let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listening = || listener.as_fd();
+    for (third, variables, told) in [
+        (null.as_fd(), "LISTEN_FDS=1", "descriptor 3 (public), handed over with LISTEN_FDS: fd 3 is not a socket"),
+        (connected.as_fd(), "LISTEN_FDS=1", "it does not listen"),
+        (datagrams.as_fd(), "LISTEN_FDS=1", "not a valid tcp socket"),
+        (listening(), "LISTEN_FDS=7", "LISTEN_FDS = \"7\": allowed are 1 to 3"),
+        (listening(), "LISTEN_FDS=2", "LISTEN_FDNAMES is missing"),
+        (listening(), "LISTEN_FDS=1 LISTEN_FDNAMES=http", "\"http\"; allowed are public, ops and management"),
+        (listening(), "LISTEN_FDS=2 LISTEN_FDNAMES=ops:ops", "each once"),
+        (listening(), "LISTEN_FDS=1 LISTEN_PID=x", "LISTEN_PID = \"x\""),
+    ] {
+        let before = activator.log().len();
+        assert_eq!(exit_code(activator.command(&third, &third, variables)), Some(2), "{variables}");
+        let log = activator.log().split_off(before);
+        assert!(log.contains(told), "{variables}: {log}");
+    }
+}
