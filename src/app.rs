@@ -164,6 +164,7 @@ impl Running {
         heed(preflight::file_system(&config))?;
         heed(preflight::management(&config))?;
         heed(preflight::proxies(&config))?;
+        heed(preflight::cookie(&config))?;
         heed(preflight::kafka_client(&config))?;
         heed(preflight::upstream(&config))?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;

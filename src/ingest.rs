@@ -15,6 +15,7 @@ use crate::event::encode::{self, Stamp};
 use crate::event::parse::parse;
 use crate::event::raw::{self, MAX_RAW_BYTES};
 use crate::event::rejection::Rejection;
+use crate::event::visitor::{self, Visit};
 use crate::event::{Client, Consent, Event, RawEvent, Refusal, Warning, Warnings, privacy};
 use crate::journal::{Appender, Receipt, Refused};
 use crate::limits::{Limits, Over};
@@ -45,6 +46,8 @@ pub struct Options {
     pub privacy: privacy::Options,
     /// Origins, and what a visitor's refusal means, by pixel.
     pub policies: Arc<Policies>,
+    /// Whether and how visitors get an id.
+    pub visitor: Option<visitor::Rules>,
     /// Whether rejected requests are journaled (`kafka.rejected_topic` is not empty).
     pub journal_rejected: bool,
 }
@@ -188,8 +191,19 @@ impl Ingest {
     }
 
     /// Judges a request and, if it is an event, encodes it into the journal's buffer.
-    pub fn offer(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool) -> Result<Outcome, Denied> {
-        self.step(raw, client, counts, true)
+    pub fn offer(
+        &self,
+        raw: RawEvent<'_>,
+        client: &Client<'_>,
+        visit: &mut Visit<'_>,
+        counts: bool,
+    ) -> Result<Outcome, Denied> {
+        self.step(raw, client, visit, counts, true)
+    }
+
+    /// Of a request: what its events' records have of the visitor, and what its reply sets.
+    pub fn visit<'a>(&'a self, client: &Client<'a>) -> Visit<'a> {
+        Visit::new(self.options.visitor.as_ref(), client)
     }
 
     /// Judges the events of one request, and takes all of them or none. An error comes with the index of its event.
@@ -197,13 +211,14 @@ impl Ingest {
         &self,
         raws: &[RawEvent<'_>],
         client: &Client<'_>,
+        visit: &mut Visit<'_>,
         counts: bool,
     ) -> Result<Vec<Outcome>, (usize, Denied)> {
-        let each = |counts, limited| {
+        let mut each = |counts, limited| {
             let steps = raws
                 .iter()
                 .enumerate()
-                .map(move |(index, raw)| self.step(*raw, client, counts, limited).map_err(|denied| (index, denied)));
+                .map(|(index, raw)| self.step(*raw, client, visit, counts, limited).map_err(|denied| (index, denied)));
             steps.collect::<Result<Vec<_>, _>>()
         };
         // Looked at as a prefetch would be: judged, and not taken.
@@ -218,7 +233,14 @@ impl Ingest {
         taken
     }
 
-    fn step(&self, raw: RawEvent<'_>, client: &Client<'_>, counts: bool, limited: bool) -> Result<Outcome, Denied> {
+    fn step(
+        &self,
+        raw: RawEvent<'_>,
+        client: &Client<'_>,
+        visit: &mut Visit<'_>,
+        counts: bool,
+        limited: bool,
+    ) -> Result<Outcome, Denied> {
         let mut event = parse(raw, self.options.strict)?;
         let pixel_id = event.pixel_id;
         let refuse = |reason| Refusal { reason, pixel_id: Some(pixel_id) };
@@ -250,12 +272,25 @@ impl Ingest {
             return Ok(Outcome::Ignored(Ignored::Prefetch, pixel_id, event.warnings));
         }
         let denied = event.consent == Some(Consent::Denied);
-        let client = &match policy.decide(Wishes { gpc: client.gpc, denied }) {
-            Decision::Record { gpc, anonymous } => Client { gpc, anonymous, ..*client },
-            Decision::DropByGpc => return Ok(Outcome::Ignored(Ignored::Gpc, pixel_id, event.warnings)),
-            Decision::DropByConsent => return Ok(Outcome::Ignored(Ignored::Consent, pixel_id, event.warnings)),
+        let dropped = |visit: &mut Visit<'_>, why| {
+            visit.refuse();
+            Ok(Outcome::Ignored(why, pixel_id, event.warnings))
         };
-        self.record(event, client, pixel).map(Outcome::Accepted).map_err(|refused| refuse(reason_of(refused)).into())
+        let mut client = match policy.decide(Wishes { gpc: client.gpc, denied }) {
+            Decision::Record { gpc, anonymous } => Client { gpc, anonymous, ..*client },
+            Decision::DropByGpc => return dropped(visit, Ignored::Gpc),
+            Decision::DropByConsent => return dropped(visit, Ignored::Consent),
+        };
+        if visit.is_on() {
+            client.marks = visit.mark(&event, &client, self.clock.now(), unguessable);
+        }
+        let is_marked = client.marks.is_some();
+        let accepted = self.record(event, &client, pixel).map_err(|refused| refuse(reason_of(refused)))?;
+        // A copy makes no record, so nobody would know the id that it brought.
+        if is_marked && accepted.id.is_some() {
+            visit.keep();
+        }
+        Ok(Outcome::Accepted(accepted))
     }
 
     /// Makes the event's record, unless it has one already.
@@ -372,6 +407,13 @@ impl Ingest {
     }
 }
 
+/// Bytes of the system's own generator: what nobody can guess.
+fn unguessable() -> [u8; 24] {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).expect("the operating system has random bytes");
+    bytes
+}
+
 /// Of a query or body that is remembered only.
 const GLIMPSE_BYTES: usize = 512;
 /// What a rejected record takes beside its `raw`: names, identity, a long user agent and URL.
@@ -379,7 +421,7 @@ const REJECTED_OVERHEAD_BYTES: usize = 512;
 
 /// More than an event's record can take: each byte of text escaped, and names, identity, and the pixel's own.
 fn most_bytes(raw: &RawEvent<'_>, client: &Client<'_>) -> u64 {
-    const OWN_BYTES: usize = 8 * 1024;
+    const OWN_BYTES: usize = 12 * 1024;
     let headers = [client.user_agent, client.referer, client.cookie].into_iter().flatten();
     let texts = raw.bytes() + headers.map(|header| header.len().min(encode::MAX_HEADER_BYTES)).sum::<usize>();
     (texts * 6 + OWN_BYTES) as u64

@@ -99,6 +99,11 @@ impl Origins {
     }
 }
 
+/// The host of a URL.
+pub fn host(url: &str) -> Option<&str> {
+    host_of(url.as_bytes()).and_then(|host| std::str::from_utf8(host).ok())
+}
+
 /// The host of a URL, without a port, a user and the dot of its root.
 fn host_of(url: &[u8]) -> Option<&[u8]> {
     let start = memchr::memmem::find(url, b"://")? + 3;
@@ -117,6 +122,11 @@ fn is_host(text: &str, or_address: bool) -> bool {
     if let Some(inside) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         return or_address && inside.parse::<Ipv6Addr>().is_ok();
     }
+    is_name(text)
+}
+
+/// A host's name: labels of letters, digits, `-` and `_`.
+pub fn is_name(text: &str) -> bool {
     let in_label = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(in_label);
     text.len() <= 253 && text.split('.').all(is_label)

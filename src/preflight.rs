@@ -2,6 +2,7 @@
 //! problem. Told by `check` alone are a disk without room and what Kafka answers: a gateway must start on the one, and
 //! without the other.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Config;
@@ -58,6 +59,27 @@ pub fn proxies(config: &Config) -> Option<Finding> {
         let all = all.join(", ");
         Finding::Warning(format!(
             "server.trusted_proxies: {all} lets every visitor choose an address; list the proxies alone"
+        ))
+    })
+}
+
+/// Whether browsers take the visitor's cookie from where pages send their events. Hosts beside `public_url` may.
+pub fn cookie(config: &Config) -> Option<Finding> {
+    let (cookie, url) = (config.visitor.as_ref()?, &config.server.public_url);
+    let host = cookie.host.to_ascii_lowercase();
+    if let Some(domain) = cookie.domain.as_ref().filter(|domain| {
+        host != **domain && !host.strip_suffix(domain.as_str()).is_some_and(|below| below.ends_with('.'))
+    }) {
+        return Some(Finding::Warning(format!(
+            "cookie.domain: {domain} doesn't hold server.public_url = {url}, so browsers drop the cookie there"
+        )));
+    }
+    let is_plain = !url.starts_with("https:") && !url.starts_with("HTTPS:");
+    let is_here =
+        host.ends_with("localhost") || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    (cookie.secure && is_plain && !is_here).then(|| {
+        Finding::Warning(format!(
+            "cookie.secure: server.public_url = {url} is no https, so browsers drop the cookie there"
         ))
     })
 }

@@ -63,6 +63,7 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
         found.add(preflight::database(config));
     }
     found.add(preflight::proxies(config));
+    found.add(preflight::cookie(config));
     if !config.kafka.brokers.is_empty() && is_sound("kafka.") {
         found.add(ask::own_limit(&config.kafka).and_then(|limit| preflight::kafka(config, &limit)));
         match preflight::kafka_client(config) {

@@ -7,6 +7,7 @@
 use super::kind::Kind::{self, *};
 use super::rules;
 use crate::dedup::WINDOW_MAX_DAYS;
+use crate::event::visitor::MAX_AGE_MAX_DAYS;
 use crate::journal::{MIN_MAX_BYTES, MIN_SEGMENT_BYTES};
 
 /// A key. Rows of one section stand together, in the order of the reference.
@@ -327,6 +328,33 @@ pub(super) const KEYS: &[Key] = &[
         "true",
         "With Sec-GPC: 1 the record has no browser_id, fbp, fbc or click ids; the event still counts.",
     ),
+    key(
+        "privacy.browser_id",
+        Choice(&["off", "on_consent", "on"]),
+        "off",
+        "A first-party visitor id in records, kept in a cookie that the reply sets; on_consent: after consent=granted; \
+         on: unless consent=denied. Never with Sec-GPC: 1 honoured. See [cookie].",
+    ),
+    key(
+        "cookie.name",
+        Text(rules::OWN_COOKIE),
+        "pgid",
+        "The visitor id's cookie, HttpOnly. With __Host- or __Secure- before it browsers hold it to what that means.",
+    ),
+    unset(
+        "cookie.domain",
+        Text(rules::DOMAIN),
+        "the gateway's own host alone",
+        "The cookie's domain, such as shop.example: it goes to all hosts below. _fbp and _fbc get the same.",
+    ),
+    key("cookie.max_age", Span(SECOND, MAX_AGE_MAX_DAYS * DAY), "8760h", "Its life, from each event on."),
+    key(
+        "cookie.same_site",
+        Choice(&["lax", "strict", "none"]),
+        "lax",
+        "Whether other sites' pages may bring it: none, for a gateway at another site than its pages, needs secure.",
+    ),
+    key("cookie.secure", Truth, "true", "Sent over https only (and to localhost)."),
     key("validation.strict", Truth, "false", "Reject an invalid value or currency instead of leaving it out."),
     key(
         "validation.unknown_pixel",

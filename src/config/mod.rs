@@ -26,9 +26,10 @@ use source::Source;
 use words::Words;
 
 use crate::event::privacy::{self, ClientIp, UrlQuery};
+use crate::event::visitor;
 use crate::http::{body, client};
 use crate::ingest::{self, UnknownPixel};
-use crate::policy::{Policies, Treatment};
+use crate::policy::{self, Policies, Treatment};
 use crate::registry::database::Address;
 use crate::registry::report::Report;
 use crate::{dedup, journal, limits, publish, registry, upstream};
@@ -66,6 +67,8 @@ pub struct Config {
     pub upstream: Option<Upstream>,
     /// `validation.*` and `privacy.*`.
     pub ingest: ingest::Options,
+    /// `privacy.browser_id` and `cookie.*`; `None` if no visitor gets an id.
+    pub visitor: Option<visitor::Options>,
     /// `log.level`.
     pub log_level: String,
     /// `log.format` is `json`.
@@ -181,6 +184,7 @@ impl Config {
                 database: from.optional_secret("registry.database").and_then(|url| Address::parse(url.expose())),
             },
             upstream: upstream(from),
+            visitor: visitor(from),
             data_dir,
             snippet: (from.text("registry.snippet_value"), from.text("registry.snippet_currency")),
             loader_path: from.text("tag.loader_path"),
@@ -300,6 +304,19 @@ fn policies(from: &Words) -> Policies {
     Policies::new(own.into_iter().filter_map(|(pixel, overlay)| Some((pixel?, overlay))), all, gpc)
 }
 
+fn visitor(from: &Words) -> Option<visitor::Options> {
+    let modes = [("off", None), ("on_consent", Some(visitor::Mode::OnConsent)), ("on", Some(visitor::Mode::On))];
+    Some(visitor::Options {
+        mode: from.choice("privacy.browser_id", &modes)?,
+        name: from.text("cookie.name"),
+        domain: from.optional_text("cookie.domain").map(str::to_ascii_lowercase),
+        max_age: from.span("cookie.max_age"),
+        same_site: from.choice("cookie.same_site", &[("lax", "Lax"), ("strict", "Strict"), ("none", "None")]),
+        secure: from.truth("cookie.secure"),
+        host: policy::host(&from.text("server.public_url")).unwrap_or_default().to_owned(),
+    })
+}
+
 fn ingest(from: &Words, journal_rejected: bool) -> ingest::Options {
     let rules = privacy::Options {
         client_ip: from.choice(
@@ -317,6 +334,7 @@ fn ingest(from: &Words, journal_rejected: bool) -> ingest::Options {
             .choice("validation.unknown_pixel", &[("reject", UnknownPixel::Reject), ("flag", UnknownPixel::Flag)]),
         privacy: rules,
         policies: Arc::new(policies(from)),
+        visitor: visitor(from).as_ref().map(visitor::Rules::new),
         journal_rejected,
     }
 }

@@ -3,9 +3,9 @@
 use super::kind::Rule;
 use crate::event::{currency, privacy, value};
 use crate::http::{client, tag};
-use crate::node;
 use crate::registry::database;
 use crate::upstream;
+use crate::{node, policy};
 
 /// A path.
 pub(super) const PATH: Rule =
@@ -85,6 +85,26 @@ pub(super) const COOKIE: Rule = Rule {
     },
 };
 
+fn is_own_cookie(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && (COOKIE.fits)(text) && !["_fbp", "_fbc"].contains(&text)
+}
+
+/// The name of the visitor id's cookie.
+pub(super) const OWN_COOKIE: Rule = Rule {
+    allowed: "allowed are names of cookies such as pgid, of at most 64 characters, but for _fbp and _fbc",
+    fits: is_own_cookie,
+};
+
+/// A cookie's domain. Browsers take no address and no single label.
+pub(super) const DOMAIN: Rule = Rule {
+    allowed: "allowed is a name of at least two labels such as shop.example, without scheme, port and a leading dot",
+    fits: |text| {
+        let is_name =
+            text.split('.').next_back().is_some_and(|last| last.bytes().any(|byte| byte.is_ascii_alphabetic()));
+        policy::is_name(text) && text.contains('.') && is_name
+    },
+};
+
 /// Where the loader is.
 pub(super) const LOADER: Rule = Rule {
     allowed: "allowed is a path such as /site.js that ends in .js, of at most 64 letters, digits, '.', '_', '-' and \
@@ -126,6 +146,16 @@ mod tests {
             (UPSTREAM, "api.example.com"),
             (COOKIE, "a=b"),
             (COOKIE, "a b"),
+            (OWN_COOKIE, ""),
+            (OWN_COOKIE, "a;b"),
+            (OWN_COOKIE, "_fbp"),
+            (DOMAIN, "localhost"),
+            (DOMAIN, ".shop.example"),
+            (DOMAIN, "shop.example."),
+            (DOMAIN, "192.0.2.1"),
+            (DOMAIN, "shop.example:443"),
+            (DOMAIN, "shop.example; Path=/x"),
+            (DOMAIN, "b\u{fc}cher.example"),
             (LOADER, "/fp.js"),
             (VALUE, "1,0"),
             (CURRENCY, "XXY"),
@@ -141,6 +171,8 @@ mod tests {
             (TOPIC_OR_NONE, ""),
             (UPSTREAM, "http://127.0.0.1:9000"),
             (COOKIE, "_session-id"),
+            (OWN_COOKIE, "__Host-pgid"),
+            (DOMAIN, "xn--bcher-kva.example"),
         ] {
             assert!((rule.fits)(good), "{good:?}: {}", rule.allowed);
         }

@@ -97,8 +97,26 @@ impl Words {
         }
     }
 
+    /// What browsers would silently drop a cookie for.
+    fn cookie(&self, problems: &mut Vec<Problem>) {
+        let (name, secure) = (self.text("cookie.name").to_ascii_lowercase(), self.truth("cookie.secure"));
+        let mut problem = |path, text: &str| problems.push(Problem::new(path, text.to_owned()));
+        if self.text("cookie.same_site") == "none" && !secure {
+            problem("cookie.same_site", "none is not allowed without cookie.secure = true; allowed: lax, strict");
+        }
+        // What these prefixes promise (RFC 6265bis): __Http- says HttpOnly, which it is, and Secure.
+        let is_bound = name.starts_with("__host-");
+        if !secure && ["__host-", "__secure-", "__http-"].iter().any(|prefix| name.starts_with(prefix)) {
+            problem("cookie.secure", "false is not allowed with that prefix of cookie.name; allowed is true");
+        }
+        if is_bound && *self.get("cookie.domain") != Word::Unset {
+            problem("cookie.domain", "a cookie.name with __Host- is for one host alone; allowed is no domain");
+        }
+    }
+
     /// What is wrong between keys.
     fn relate(&self, problems: &mut Vec<Problem>) {
+        self.cookie(problems);
         let (inflight, body) = (self.size("server.max_inflight_bytes"), self.size("limits.max_body_bytes"));
         if inflight < body {
             let (inflight, body) = (units::write_bytes(inflight), units::write_bytes(body));

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::parse::lossy;
 use super::privacy::{self, Options};
+use super::visitor::values;
 use super::{Client, Consent, Event, RawEvent, Refusal, Warning, raw};
 use crate::pixel::{MAX_DIGITS, Pixel};
 use crate::time::Timestamp;
@@ -253,24 +254,20 @@ fn visitor(members: &mut Members<'_>, event: Option<&Event<'_>>, client: &Client
         }
     }
     if !anonymous {
-        for (member, cookie, parameter) in [
-            (member!("fbp"), "_fbp", event.and_then(|event| event.fbp.as_deref())),
-            (member!("fbc"), "_fbc", event.and_then(|event| event.fbc.as_deref())),
+        let marks = client.marks;
+        if let Some(marks) = marks {
+            members.ascii(member!("browser_id"), &marks.id);
+        }
+        for (member, cookie, parameter, own) in [
+            (member!("fbp"), "_fbp", event.and_then(|event| event.fbp.as_deref()), marks.map(|marks| &marks.fbp)),
+            (member!("fbc"), "_fbc", event.and_then(|event| event.fbc.as_deref()), marks.map(|marks| &marks.fbc)),
         ] {
-            match parameter {
+            match parameter.or(own.and_then(Option::as_deref)) {
                 Some(text) => members.text(member, text),
-                None => members.header(member, client.cookie.and_then(|header| cookie_value(header, cookie))),
+                None => members.header(member, client.cookie.and_then(|header| values(header, cookie).next())),
             }
         }
     }
-}
-
-/// The value of a cookie in a `Cookie` header.
-fn cookie_value<'a>(header: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    header.split(|byte| *byte == b';').find_map(|pair| {
-        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        (!value.is_empty()).then_some(value)
-    })
 }
 
 /// A rejected request's record.

@@ -10,6 +10,7 @@ pub mod raw;
 pub mod rejection;
 pub mod tr;
 pub mod value;
+pub mod visitor;
 
 #[cfg(test)]
 mod tests;
@@ -129,6 +130,8 @@ pub struct Client<'a> {
     pub gpc: bool,
     /// Once judged: nothing that recognises the visitor again is kept.
     pub anonymous: bool,
+    /// Once judged: its id, where visitors get one.
+    pub marks: Option<&'a visitor::Marks>,
 }
 
 /// What a visitor said about being recognised (`consent` of the record).

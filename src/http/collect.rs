@@ -15,10 +15,11 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::body::{self, Fault};
 use super::client::{Proxies, Visitor};
 use super::facts::Facts;
-use super::reply::Shape;
+use super::reply::{self, Shape};
 use super::tag::Tag;
 use crate::diagnostics::{self, Declined};
 use crate::event::rejection::Rejection;
+use crate::event::visitor::Visit;
 use crate::event::{Body, Client, RawEvent, Refusal, Source, Warnings, tr};
 use crate::feed::Feed;
 use crate::inflight::Inflight;
@@ -132,9 +133,11 @@ async fn answer(worker: &Worker, route: Source, request: &HttpRequest, payload: 
     let facts = Facts::of(&head.headers);
     let shape = Shape::of(&head.method, &facts);
     let reply = match offer(worker, route, request, &facts, begun, payload).await {
-        Ok(Told::Ignored(warnings)) => shape.accepted(None, warnings),
-        Ok(Told::Accepted(id, warnings)) => shape.accepted(id, warnings),
-        Ok(Told::All(ids, warnings)) => shape.accepted_all(&ids, warnings),
+        Ok(Told::Accepted(ids, warnings, cookies)) => {
+            let mut reply = shape.accepted_all(&ids, warnings);
+            reply::set_cookies(&mut reply, &cookies);
+            reply
+        }
         Ok(Told::Preflight) => shape.preflight(),
         Err(denied) => {
             // No await lies between the decision and this count.
@@ -150,10 +153,8 @@ async fn answer(worker: &Worker, route: Source, request: &HttpRequest, payload: 
 /// What a request is told that is not refused.
 enum Told {
     Preflight,
-    Ignored(Warnings),
-    Accepted(Option<[u8; 16]>, Warnings),
-    /// The events of a batch: the records that were made.
-    All(Vec<[u8; 16]>, Warnings),
+    /// The records that were made of its events, and what cookies are set.
+    Accepted(Vec<[u8; 16]>, Warnings, Vec<String>),
 }
 
 async fn offer(
@@ -182,23 +183,16 @@ async fn offer(
     // From here to the receipt nothing waits: the request is rejected now or enqueued now.
     let read = read.as_ref().map_err(|reason| *reason).and_then(|body| read_as(body, facts.content_type));
     let raw = RawEvent { route, query, body: *read.as_ref().unwrap_or(&Body::None) };
-    if let (Ok(_), Some(events)) = (&read, tr::batch(&raw)) {
-        let offered = worker.decide_all(&raw, events, &client, counts);
-        drop(room);
-        return told_of_all(offered?).await;
-    }
-    let offered = worker.decide(route, query, read, &client, counts);
+    let mut visit = worker.ingest.visit(&client);
+    let offered = match (&read, tr::batch(&raw)) {
+        (Ok(_), Some(events)) => worker.decide_all(&raw, events, &client, &mut visit, counts),
+        _ => worker.decide(route, query, read, &client, &mut visit, counts).map(|outcome| vec![outcome]),
+    };
     drop(room);
-    match offered? {
-        Outcome::Ignored(_, _, warnings) => Ok(Told::Ignored(warnings)),
-        Outcome::Accepted(accepted) => {
-            accepted.receipt.await.map_err(|_| Rejection::JournalUnavailable)?;
-            Ok(Told::Accepted(accepted.id, accepted.warnings))
-        }
-    }
+    told_of_all(offered?, visit.cookies()).await
 }
 
-async fn told_of_all(outcomes: Vec<Outcome>) -> Result<Told, Denied> {
+async fn told_of_all(outcomes: Vec<Outcome>, cookies: Vec<String>) -> Result<Told, Denied> {
     let (mut ids, mut all) = (Vec::new(), Warnings::default());
     for outcome in outcomes {
         match outcome {
@@ -210,7 +204,7 @@ async fn told_of_all(outcomes: Vec<Outcome>) -> Result<Told, Denied> {
             }
         }
     }
-    Ok(Told::All(ids, all))
+    Ok(Told::Accepted(ids, all, cookies))
 }
 
 impl Worker {
@@ -221,7 +215,7 @@ impl Worker {
         }
         let Facts { user_agent, referer, cookie, origin, .. } = *facts;
         let gpc = facts.gpc();
-        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, origin, gpc, anonymous: false })
+        Ok(Client { ip: visitor.ip, user_agent, referer, cookie, origin, gpc, ..Client::default() })
     }
 
     /// The one step in which a request is rejected or enqueued, counted as what it is.
@@ -231,10 +225,11 @@ impl Worker {
         query: &[u8],
         read: Result<Body<'_>, Rejection>,
         client: &Client<'_>,
+        visit: &mut Visit<'_>,
         counts: bool,
     ) -> Result<Outcome, Denied> {
         let raw = RawEvent { route, query, body: *read.as_ref().unwrap_or(&Body::None) };
-        let offered = read.map_err(Denied::from).and_then(|_| self.ingest.offer(raw, client, counts));
+        let offered = read.map_err(Denied::from).and_then(|_| self.ingest.offer(raw, client, visit, counts));
         match &offered {
             Err(denied) if counts => self.refused(denied.refusal, &raw, client),
             Err(_) => {}
@@ -249,13 +244,14 @@ impl Worker {
         raw: &RawEvent<'_>,
         events: Result<Vec<Cow<'_, str>>, Rejection>,
         client: &Client<'_>,
+        visit: &mut Visit<'_>,
         counts: bool,
     ) -> Result<Vec<Outcome>, Denied> {
         let offered = match &events {
             Ok(events) => {
                 let own = events.iter().map(|event| RawEvent { query: event.as_bytes(), body: Body::None, ..*raw });
                 let raws: Vec<RawEvent<'_>> = own.collect();
-                self.ingest.offer_all(&raws, client, counts).map_err(|(index, denied)| (raws[index], denied))
+                self.ingest.offer_all(&raws, client, visit, counts).map_err(|(index, denied)| (raws[index], denied))
             }
             Err(reason) => Err((*raw, Denied::from(*reason))),
         };

@@ -91,6 +91,7 @@ enum State {
 struct Waiting {
     id: Option<[u8; 16]>,
     warnings: Warnings,
+    cookies: Vec<String>,
     begun: Duration,
     shape: Kept,
     is_post: bool,
@@ -245,13 +246,17 @@ impl Conn {
         self.closes.set(request.closes);
         let shape = Shape::of(if request.is_post { &Method::POST } else { &Method::GET }, &request.facts);
         match self.offer(request, begun) {
-            Ok(Outcome::Accepted(accepted)) => {
+            Ok((Outcome::Accepted(accepted), cookies)) => {
                 let (id, warnings) = (accepted.id, accepted.warnings);
-                let waiting = Waiting { id, warnings, begun, shape: shape.keep(), is_post: request.is_post };
+                let waiting = Waiting { id, warnings, cookies, begun, shape: shape.keep(), is_post: request.is_post };
                 *self.state.borrow_mut() = State::Waiting(waiting);
                 accepted.receipt.tell(self.clone());
             }
-            Ok(Outcome::Ignored(_, _, warnings)) => self.answer(shape.accepted(None, warnings), request.is_post, begun),
+            Ok((Outcome::Ignored(_, _, warnings), cookies)) => {
+                let mut reply = shape.accepted(None, warnings);
+                reply::set_cookies(&mut reply, &cookies);
+                self.answer(reply, request.is_post, begun);
+            }
             Err(denied) => {
                 worker.metrics.rejected(denied.refusal.reason);
                 self.answer(shape.rejected(&denied), request.is_post, begun);
@@ -259,8 +264,8 @@ impl Conn {
         }
     }
 
-    /// As `collect` does it, but for the body, which is here.
-    fn offer(&self, request: &Request<'_>, begun: Duration) -> Result<Outcome, Denied> {
+    /// As `collect` does it, but for the body, which is here. With the cookies that its reply sets.
+    fn offer(&self, request: &Request<'_>, begun: Duration) -> Result<(Outcome, Vec<String>), Denied> {
         let worker = &self.lane.worker;
         let visitor = worker.proxies.find(self.peer.map(|peer| peer.ip()), &request.forwarded);
         let client = worker.admit(visitor, &request.facts, begun)?;
@@ -269,7 +274,9 @@ impl Conn {
             true => super::collect::read_as(request.body, request.facts.content_type),
             false => Err(Rejection::Overloaded),
         };
-        worker.decide(Source::OffsiteEvent, request.query, read, &client, !request.facts.is_prefetch())
+        let (mut visit, counts) = (worker.ingest.visit(&client), !request.facts.is_prefetch());
+        let outcome = worker.decide(Source::OffsiteEvent, request.query, read, &client, &mut visit, counts)?;
+        Ok((outcome, visit.cookies()))
     }
 
     fn answer(&self, reply: HttpResponse, is_post: bool, begun: Duration) {
@@ -322,7 +329,8 @@ impl Told for Conn {
                 let mut answer = self.lane.answer.borrow_mut();
                 answer.clear();
                 let date = self.lane.date.get();
-                waiting.shape.shape().write_accepted(&mut answer, waiting.id, waiting.warnings, &date, self.is_last());
+                let taken = reply::Taken { id: waiting.id, warnings: waiting.warnings, cookies: &waiting.cookies };
+                waiting.shape.shape().write_accepted(&mut answer, &taken, &date, self.is_last());
                 self.count(waiting.is_post, waiting.shape.shape().accepted_status().as_u16(), waiting.begun);
                 self.say(&answer);
             }

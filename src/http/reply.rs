@@ -75,14 +75,8 @@ impl<'a> Shape<'a> {
     }
 
     /// The same bytes as `write` makes of `accepted`, without a map of headers between.
-    pub(super) fn write_accepted(
-        &self,
-        out: &mut Vec<u8>,
-        id: Option<[u8; 16]>,
-        warnings: Warnings,
-        date: &Date,
-        is_last: bool,
-    ) {
+    pub(super) fn write_accepted(&self, out: &mut Vec<u8>, taken: &Taken<'_>, date: &Date, is_last: bool) {
+        let Taken { id, warnings, cookies } = *taken;
         out.extend_from_slice(if self.is_image { IMAGE_HEAD } else { NOTHING_HEAD });
         if is_last {
             out.extend_from_slice(LAST);
@@ -107,6 +101,11 @@ impl<'a> Shape<'a> {
                 out.extend_from_slice(warning.as_str().as_bytes());
             }
             out.extend_from_slice(b"\r\n");
+        }
+        for cookie in cookies {
+            for part in [b"set-cookie: ", cookie.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
         }
         out.extend_from_slice(b"date: ");
         out.extend_from_slice(date);
@@ -185,6 +184,21 @@ const NOTHING_HEAD: &[u8] = b"HTTP/1.1 204 No Content\r\n";
 const LAST: &[u8] = b"connection: close\r\n";
 const ALWAYS: &[u8] = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n\
     cross-origin-resource-policy: cross-origin\r\ntiming-allow-origin: *\r\nvary: Origin\r\n";
+
+/// What an event that was taken is told.
+pub(super) struct Taken<'a> {
+    pub(super) id: Option<[u8; 16]>,
+    pub(super) warnings: Warnings,
+    pub(super) cookies: &'a [String],
+}
+
+/// Adds a line for each cookie.
+pub(super) fn set_cookies(reply: &mut HttpResponse, cookies: &[String]) {
+    for cookie in cookies {
+        let value = HeaderValue::from_str(cookie).expect("made of checked options and checked ids");
+        reply.headers_mut().append(header::SET_COOKIE, value);
+    }
+}
 
 /// A `Shape` that owns what it needs.
 pub(super) struct Kept {
@@ -315,11 +329,16 @@ mod tests {
             for origin in [None, Some(&b"https://www.shop.example"[..])] {
                 for warnings in [Warnings::default(), some] {
                     for is_last in [false, true] {
-                        for id in [None, Some([7; 16])] {
+                        for (id, cookies) in
+                            [(None, vec![]), (Some([7; 16]), vec!["a=b; Path=/".to_owned(), "c=d".to_owned()])]
+                        {
                             let shape = Shape { is_image, accept: b"*/*", origin };
                             let (mut one, mut other) = (Vec::new(), Vec::new());
-                            write(&mut one, shape.accepted(id, warnings), &date, is_last);
-                            shape.keep().shape().write_accepted(&mut other, id, warnings, &date, is_last);
+                            let mut reply = shape.accepted(id, warnings);
+                            set_cookies(&mut reply, &cookies);
+                            write(&mut one, reply, &date, is_last);
+                            let taken = Taken { id, warnings, cookies: &cookies };
+                            shape.keep().shape().write_accepted(&mut other, &taken, &date, is_last);
                             assert_eq!(sorted(&one), sorted(&other));
                         }
                     }

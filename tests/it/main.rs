@@ -51,6 +51,7 @@ mod tag;
 mod tokens;
 mod tr;
 mod upstream;
+mod visitor;
 
 #[cfg(feature = "e2e")]
 mod admin;
