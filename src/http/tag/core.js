@@ -2,7 +2,7 @@
 // statement ends with a semicolon or brace, since line ends are not served (minify.rs).
 //
 // The first tag on a page makes `page`, its state; further ones, of whichever file, join in.
-var w = window, d = document, page = w.pixelgate && w.pixelgate.page;
+var w = window, d = document, own = w.pixelgate || {}, page = own.page;
 
 // A value for a form; what can't be one is left out rather than thrown.
 function enc(v) {
@@ -20,19 +20,18 @@ function form(data, names) {
   return q;
 }
 
-// The URL before a tag's own path: its events go there.
+// The URL before a tag's own path: its events go there. Only where no script is said to run are all looked through.
 function home(path) {
-  var url = '';
-  [].slice.call(d.getElementsByTagName('script')).concat(d.currentScript).forEach(function (s) {
-    s = s && RegExp('^(.*?)(/[a-z][a-z]_[A-Z][A-Z])?' + path + '([?#].*)?$').exec(s.src);
-    if (s) url = s[1];
-  });
-  return url;
+  function of(url, s) {
+    s = s && s.src && s.src.split(/[?#]/)[0].split(path);
+    return s && s[1] === '' ? s[0].replace(/\/[a-z][a-z]_[A-Z][A-Z]$/, '') : url;
+  }
+  return of('', d.currentScript) || [].reduce.call(d.getElementsByTagName('script'), of, '');
 }
 
 function start(base) {
   // What is not known to have arrived: at most 50 events, the oldest goes. `consent` is '', 'granted' or 'denied'.
-  var queue = [], busy = {}, consent = '', wait = 1, timer = 0, calls = (w.pixelgate || {}).q || [];
+  var queue = [], busy = {}, consent = '', wait = 1, timer = 0, left = 0, calls = own.q || [];
 
   // The visitor's disk, which is used only after consent.
   function store(act) {
@@ -76,12 +75,21 @@ function start(base) {
   // A request that outlives the page and whose answer is seen; else one of which none is. The image is for pages whose
   // policy allows no other: in a task of its own, since a page that ends fails its requests, which go on all the same.
   function post(e) {
+    if (!e.k) {
+      // A hundred random bits and the time: no two visits have one id, and nobody else can tell it.
+      e.k = e.t.toString(36) + Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2);
+      if (!/&eid=/.test(e.b)) e.b += '&eid=' + e.k;
+      // Meta's ids are read unless refused, or the request has them anyway: reading holds the page up.
+      if (consent != 'denied' && !navigator.globalPrivacyControl && base.indexOf('.' + location.hostname.replace(/^www\./, '')) < 0) {
+        d.cookie.replace(/(?:^|; )_(fb[pc])=([^;]+)/g, function (s, k, v) { e.b += '&' + k + '=' + enc(v); });
+      }
+    }
     busy[e.k] = 1;
     e.h = 0;
     if (w.fetch && 'keepalive' in Request.prototype) {
       fetch(e.u, {method: 'POST', body: body(e), keepalive: true, credentials: 'include'}).then(function (s) {
-        settle(e, s.status < 500 && s.status != 429 && s.status != 408);
-      }, function () { setTimeout(picture, 0, e); });
+        settle(e, !/408|429|5../.test(s.status));
+      }, function () { setTimeout(function () { picture(e); }); });
     } else if (beacon(e)) settle(e, 1);
     else picture(e);
   }
@@ -96,8 +104,10 @@ function start(base) {
 
   // The page may end here. What waits for another try gets one whose answer nobody sees, so it goes on waiting.
   function hide() {
+    left = 1;
     queue.forEach(function (e) {
-      if (!busy[e.k] && !e.h) e.h = beacon(e);
+      if (!e.k) post(e);
+      else if (!busy[e.k] && !e.h) e.h = beacon(e);
       keep(e);
     });
   }
@@ -108,7 +118,7 @@ function start(base) {
       Object.keys(s).forEach(function (k) {
         var e = /^pixelgate:/.test(k) && JSON.parse(s[k]);
         if (e && consent == 'denied') s.removeItem(k);
-        else if (e && e.u.indexOf(base) == 0 && queue.length < 50 && !(e.k in busy)) queue.push(e);
+        else if (e && e.u.indexOf(base) == 0 && !queue[49] && !(e.k in busy)) queue.push(e);
       });
     });
     flush();
@@ -117,19 +127,14 @@ function start(base) {
   function send(url, q) {
     // A page that is drawn ahead of a visit is no visit yet.
     if (d.prerendering) return d.addEventListener('prerenderingchange', function () { send(url, q); });
-    var e = {k: '', t: Date.now(), u: url}, i = 4, s = w.crypto && crypto.getRandomValues(new Uint32Array(i));
-    while (i--) e.k += ((s ? s[i] : Math.random() * 4294967296) >>> 0).toString(36);
-    if (!/&eid=/.test(q)) q += '&eid=' + e.k;
-    q += '&dl=' + enc(location.href.slice(0, 4096)) + '&rl=' + enc(d.referrer) + '&ts=' + e.t;
-    if (consent) q += '&consent=' + consent;
-    // Meta's ids are read unless refused.
-    if (consent != 'denied' && !navigator.globalPrivacyControl) {
-      d.cookie.replace(/(?:^|; )_(fb[pc])=([^;]+)/g, function (s, k, v) { q += '&' + k + '=' + enc(v); });
-    }
-    e.b = q;
-    if (queue.length > 49) forget(queue[0]);
+    var e = {k: '', t: Date.now(), u: url};
+    e.b = q + '&dl=' + enc(location.href.slice(0, 4096)) + '&rl=' + enc(d.referrer) + '&ts=' + e.t;
+    if (consent) e.b += '&consent=' + consent;
+    if (queue[49]) forget(queue[0]);
     queue.push(e);
-    post(e);
+    // Whatever takes time is for a task of its own, unless the page may have no further one.
+    if (left) post(e);
+    else setTimeout(function () { if (!e.k) post(e); });
   }
 
   // window.pixelgate('track', pixel, {…}) and ('consent', 'grant' or 'revoke').

@@ -3,7 +3,7 @@ var base = home('/fbds.js'), queue = w._fbq || [], ids = [];
 
 function run(s) {
   function tell(id) {
-    page.send(base + '/tr/', 'id=' + enc(id) + '&ev=' + enc(s[1]) + form(s[2], {}) + '&if=' + (w.top !== w));
+    page.send(base + '/tr/', 'ev=' + enc(s[1]) + '&id=' + enc(id) + form(s[2], {}) + '&if=' + (w.top !== w));
   }
   if (s[0] == 'addPixelId' && ids.indexOf(s[1] + '') < 0) ids.push(s[1] + '');
   if (s[0] == 'track' && /^\d+$/.test(s[1])) tell('null');

@@ -5,7 +5,7 @@ var base = home('{path}'), fbq = w.fbq, ids = [];
 // Keeps one of Meta's cookies 90 days more, on the widest domain that takes it. Its second part says which: the number of
 // labels behind the first. Its time changes with its last part only.
 function renew(k, v) {
-  var old = (RegExp('(^|; )' + k + '=([^;]+)').exec(d.cookie) || [])[2], s = old ? old.split('.') : [];
+  var old = (d.cookie.match('\\b' + k + '=([^;]+)') || [])[1], s = old ? old.split('.') : [];
   var labels = location.hostname.split('.'), i = 0;
   if (old && (!v || k == '_fbp' || s[3] == v)) i = +s[1] || 0;
   else if (v) old = 0;
@@ -20,8 +20,8 @@ function renew(k, v) {
 // The name goes first: a filter list knows it behind another parameter.
 function tell(id, word, data, names) {
   if (page.consent == 'granted' && !navigator.globalPrivacyControl) {
-    renew('_fbp', Math.floor(Math.random() * 2147483648));
-    renew('_fbc', (/[?&]fbclid=([^&#]{1,500})(&|#|$)/.exec(location.href) || [])[1]);
+    renew('_fbp', Math.random() * 2147483648 >>> 0);
+    renew('_fbc', (location.href.match(/[?&]fbclid=([^&#]{1,500})(&|#|$)/) || [])[1]);
   }
   word = 'ev=' + enc(word) + '&id=' + enc(id) + form(data, {});
   if (names && (names.eventID || names.event_id)) word += '&eid=' + enc(names.eventID || names.event_id);
