@@ -92,7 +92,9 @@ fn a_pixel_is_made_with_the_keyboard_and_a_token_that_stays_in_the_tab() {
     browser.visit(&format!("http://127.0.0.1:{}/", site.ops.port()));
     assert_eq!(browser.run("return sessionStorage.length"), 0);
     browser.close_tab(&first);
-    browser.run("document.querySelectorAll('#pixels tr')[1].querySelectorAll('button')[2].click()");
+    // Ids are random, and so is the order of pixels without events.
+    let row = "[...document.querySelectorAll('#pixels tr')].find(row => row.textContent.startsWith('Checkout'))";
+    browser.run(&format!("{row}.querySelectorAll('button')[3].click()"));
     browser.wait("document.querySelector('#pixels-state').textContent.indexOf('accepted, record') > 0");
     assert_eq!(gateway.stop(), Some(0));
     let records = String::from_utf8(site.run(&["journal", "export"]).stdout).unwrap();
@@ -115,5 +117,59 @@ fn it_is_readable_on_a_phone() {
     let small = "return [...document.querySelectorAll('main button, main input[type=search]')]
         .filter(e => e.offsetParent && e.getBoundingClientRect().height < 32).length";
     assert_eq!(browser.run(small), 0, "fingers hit every button");
+    let outside = "return [...document.querySelectorAll('main button')]
+        .filter(e => e.offsetParent && e.getBoundingClientRect().right > 360).length";
+    assert_eq!(browser.run(outside), 0, "no button is cut off");
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn a_pixels_diagnostics_say_why_and_trials_are_seen() {
+    let site = Site::new(&format!("[pixels.\"{PIXEL}\"]\norigins = [\"shop.example\", \"none\"]\n"));
+    let gateway = site.start();
+    let token = std::fs::read_to_string(site.data().join("management-token")).unwrap();
+    let browser = Browser::start();
+    let phone = json!({"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true});
+    browser.devtools("Emulation.setDeviceMetricsOverride", &phone);
+    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+    browser.devtools("Emulation.setEmulatedMedia", &dark);
+    browser.visit(&format!("http://127.0.0.1:{}/", site.ops.port()));
+    browser.wait("document.querySelector('#live-state').textContent.indexOf('Listening') === 0");
+    browser.run("document.querySelector('#only-trials').click()");
+    fire(&site, &format!("id={PIXEL}&value=1&currency=EUR"), "");
+    fire(&site, &format!("id={PIXEL}&test=1"), "");
+    // Refused, with text that would run if it were taken for markup.
+    let encoded: String = form_urlencoded::byte_serialize(HOSTILE.as_bytes()).collect();
+    let query = format!("id={PIXEL}&x={encoded}");
+    fire(&site, &query, &format!("Origin: https://evil.example\r\nUser-Agent: {HOSTILE}\r\n"));
+    browser.wait("document.querySelectorAll('#events > li').length > 0");
+    let live = text(&browser, "#events");
+    assert!(live.contains("trial") && !live.contains("EUR") && !live.contains("rejected"), "{live}");
+    browser.wait("document.querySelectorAll('#pixels tr').length === 1");
+    // By keyboard alone: the button, the token that management asks for, the dialog, and out of it.
+    browser.run("document.querySelectorAll('#pixels tr')[0].querySelectorAll('button')[1].focus()");
+    press(&browser, "\n");
+    browser.wait("document.querySelector('#sign-in').open");
+    press(&browser, &format!("{}\n", token.trim()));
+    browser.wait("document.querySelector('#diagnostics').open");
+    super::gateway::until("what workers noted has come together", || {
+        browser.run("document.querySelector('#diagnostics-again').focus()");
+        press(&browser, "\n");
+        let facts = text(&browser, "#diagnostics-facts");
+        facts.contains("2, 1 of them trials") && facts.contains("1 × origin_not_allowed – The page is not among")
+    });
+    let facts = text(&browser, "#diagnostics-facts");
+    assert!(
+        facts.contains("Active") && facts.contains("missing_currency") || facts.contains("Warnings in 24 h"),
+        "{facts}"
+    );
+    assert_eq!(browser.run("return document.querySelectorAll('#hours tr').length"), 1);
+    assert_eq!(browser.run("return document.querySelectorAll('main img, dialog img, dialog script').length"), 0);
+    assert_eq!(browser.run("return document.title"), "pixelgate");
+    assert_eq!(browser.run("return document.documentElement.scrollWidth"), 360, "nothing is wider than the screen");
+    let background = browser.run("return getComputedStyle(document.querySelector('#diagnostics')).backgroundColor");
+    assert_eq!(background, "rgb(27, 32, 39)", "it is dark where the rest is");
+    press(&browser, "\t\n");
+    browser.wait("!document.querySelector('#diagnostics').open");
     assert_eq!(gateway.stop(), Some(0));
 }

@@ -220,6 +220,7 @@
     if (id("pause").checked || (id("only-rejected").checked && kind !== "rejected")) { return; }
     var record;
     try { record = JSON.parse(data); } catch (error) { return; }
+    if (id("only-trials").checked && !record.test) { return; }
     var list = id("events");
     list.insertBefore(line(kind, record), list.firstChild);
     while (list.childNodes.length > EVENTS_MAX) { list.removeChild(list.lastChild); }
@@ -299,6 +300,7 @@
     cell(made, "Last event", ago).title = pixel.last_event_at || "";
     var actions = cell(made, "", undefined, "actions");
     button(actions, "Watch", name, function () { follow(pixel.id, name); id("live").focus(); });
+    button(actions, "Diagnostics", name, function () { diagnostics(pixel.id, name); });
     button(actions, "Snippet", name, function () { snippet(pixel.id); });
     button(actions, "Trial event", name, function () { trial(pixel.id, name); });
     return made;
@@ -354,6 +356,69 @@
     } else { done(document.execCommand("copy")); }
   });
   id("snippet-close").addEventListener("click", function () { id("snippet").close(); });
+
+  // A pixel's diagnostics: what became of its requests here lately, and why.
+
+  function total(counts) {
+    return Object.keys(counts || {}).reduce(function (all, word) { return all + counts[word]; }, 0);
+  }
+
+  function fact(list, name, texts, className) {
+    list.appendChild(element("dt", "", name));
+    texts.forEach(function (text) { list.appendChild(element("dd", className, text)); });
+  }
+
+  function when(time) { return String(time || "").replace("T", " ").slice(0, 19) + " UTC"; }
+
+  function showDiagnostics(found) {
+    var list = id("diagnostics-facts"), day = found.last_24h || {}, rejected = day.rejected || {};
+    var status = found.archived ? "Archived" : found.status_here || "No pixel has this id";
+    list.textContent = id("hours").textContent = id("rejects").textContent = "";
+    fact(list, "Status here", [status], status === "Active" ? "good" : "warn");
+    fact(list, "Counted", ["at " + found.node_id + " since " + when(found.since)]);
+    fact(list, "Last accepted", [found.last_accepted
+      ? when(found.last_accepted.received_at) + ", record " + found.last_accepted.record_id : "none"]);
+    fact(list, "Last rejected", [found.last_rejected
+      ? when(found.last_rejected.received_at) + ", " + found.last_rejected.reason : "none"]);
+    fact(list, "Accepted in 24 h", [count(day.accepted || 0) + ", " + count(day.trials || 0) + " of them trials"]);
+    fact(list, "Rejected in 24 h", Object.keys(rejected).map(function (reason) {
+      return count(rejected[reason]) + " × " + reason + " – " + (REASONS[reason] || "See docs/contract.md.");
+    }).concat(total(rejected) ? [] : "none"), total(rejected) ? "bad" : "");
+    [["Ignored in 24 h", day.ignored], ["Warnings in 24 h", day.warnings]].forEach(function (counts) {
+      var words = Object.keys(counts[1] || {});
+      fact(list, counts[0], [words.map(function (word) { return count(counts[1][word]) + " × " + word; }).join(", ") || "none"]);
+    });
+    (found.hours || []).slice().reverse().forEach(function (hour) {
+      var made = element("tr");
+      cell(made, "Begin", when(hour.begin).slice(0, 16));
+      cell(made, "Accepted", count(hour.accepted));
+      cell(made, "Trials", count(hour.trials));
+      cell(made, "Rejected", count(total(hour.rejected)), total(hour.rejected) ? "bad" : "");
+      cell(made, "Ignored", count(total(hour.ignored)));
+      id("hours").appendChild(made);
+    });
+    (found.last_rejects || []).forEach(function (record) {
+      record.pixel_id = found.id;
+      id("rejects").appendChild(line("rejected", record));
+    });
+    if (!id("rejects").firstChild) { id("rejects").appendChild(element("li", "", "None is remembered.")); }
+  }
+
+  function diagnostics(pixel, name) {
+    var fail = function (text) {
+      id(id("diagnostics").open ? "diagnostics-state" : "pixels-state").textContent = "No diagnostics: " + text;
+    };
+    manage("/" + encodeURIComponent(pixel) + "/diagnostics", {}, function (found) {
+      showDiagnostics(found);
+      id("diagnostics-title").textContent = "Diagnostics of " + name;
+      id("diagnostics-state").textContent = "Of this node, in memory; asked at " + when(new Date().toISOString());
+      id("diagnostics-again").onclick = function () { diagnostics(pixel, name); };
+      if (!id("diagnostics").open) { id("diagnostics").showModal(); }
+      id("diagnostics-again").focus();
+    }, fail);
+  }
+
+  id("diagnostics-close").addEventListener("click", function () { id("diagnostics").close(); });
 
   function trial(pixel, name) {
     ask("api/trial?id=" + encodeURIComponent(pixel), { method: "POST" }).then(function (reply) {
