@@ -48,6 +48,16 @@ impl Browser {
 
     /// One with preferences.
     pub fn with(preferences: &Value) -> Browser {
+        Browser::begin(&json!({"prefs": preferences}))
+    }
+
+    /// One that writes down what its pages' threads do; see `trace`.
+    pub fn traced() -> Browser {
+        let what = json!({"enableNetwork": false, "enablePage": false, "traceCategories": "devtools.timeline,v8"});
+        Browser::begin(&json!({"perfLoggingPrefs": what}))
+    }
+
+    fn begin(more: &Value) -> Browser {
         let binary = BROWSERS.into_iter().find(|path| Path::new(path).exists()).expect(INSTALL);
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -64,8 +74,12 @@ impl Browser {
         let mut arguments: Vec<String> = ARGUMENTS.iter().map(|argument| argument.to_string()).collect();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let mut browser = Browser { driver, address, session: String::new(), _profile: profile };
-        let options = json!({"binary": binary, "args": arguments, "prefs": preferences});
-        let wanted = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}});
+        let mut options = more.clone();
+        options["binary"] = binary.into();
+        options["args"] = arguments.into();
+        let logs = if more["perfLoggingPrefs"].is_null() { json!({}) } else { json!({"performance": "ALL"}) };
+        let always = json!({"goog:chromeOptions": options, "goog:loggingPrefs": logs});
+        let wanted = json!({"capabilities": {"alwaysMatch": always}});
         let made = browser.ask("POST", "", &wanted);
         browser.session = format!("/{}", made["sessionId"].as_str().unwrap());
         browser
@@ -105,6 +119,15 @@ impl Browser {
     /// A command of the DevTools protocol.
     pub fn devtools(&self, command: &str, parameters: &Value) -> Value {
         self.ask("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": parameters}))
+    }
+
+    /// What was written down since the last time, as trace events.
+    pub fn trace(&self) -> Vec<Value> {
+        let entries = self.ask("POST", "/se/log", &json!({"type": "performance"}));
+        let entries = entries.as_array().unwrap().iter();
+        let messages = entries.map(|entry| serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap());
+        let traced = messages.filter(|entry| entry["message"]["method"] == "Tracing.dataCollected");
+        traced.map(|entry| entry["message"]["params"].clone()).collect()
     }
 
     /// Takes the page's network away, or gives it back.

@@ -16,25 +16,29 @@ fpw.src = '//connect.facebook.net/en_US/fp.js';\n  var ref = document.getElement
 ref.parentNode.insertBefore(fpw, ref);\n})();\n</script>\n<noscript><img height=\"1\" width=\"1\" alt=\"\" \
 style=\"display:none\" src=\"https://www.facebook.com/offsite_event.php?id=6014360342904&amp;value=0.01&amp;\
 currency=GBP\" /></noscript>";
-const ID: &str = "6014360342904";
-const STUB: &str = "<script>window.pixelgate = window.pixelgate || \
+/// Its pixel.
+pub const ID: &str = "6014360342904";
+/// Keeps calls until the tag has come.
+pub const STUB: &str = "<script>window.pixelgate = window.pixelgate || \
 function () { (pixelgate.q = pixelgate.q || []).push(arguments); };</script>";
-const TAG: &str = "<script src=\"//{px}/fp.js\"></script>";
+/// The tag, in order with the page's own scripts.
+pub const TAG: &str = "<script src=\"//{px}/fp.js\"></script>";
 
 /// The snippet with its hosts mapped to the gateway, and nothing else.
-fn snippet() -> String {
+pub fn snippet() -> String {
     let mapped = SNIPPET.replace("//connect.facebook.net", "//{px}");
     mapped.replace("https://www.facebook.com", "http://{px}")
 }
 
-fn site() -> Site {
+/// A site that knows the snippet's pixel.
+pub fn site() -> Site {
     let site = Site::new("");
     site.reconfigure(PIXEL, ID);
     site
 }
 
 /// What a page tells, without what every record has.
-fn told(record: &Value) -> Value {
+pub fn told(record: &Value) -> Value {
     let names = ["pixel_id", "value", "currency", "event_name", "source", "page_url", "referrer", "params", "consent"];
     let members = names.into_iter().filter_map(|name| Some((name.to_owned(), record.get(name)?.clone())));
     Value::Object(members.collect())

@@ -28,6 +28,7 @@ mod dirty;
 mod disk;
 mod feed;
 mod fidelity;
+mod filters;
 mod fleet;
 mod forward;
 mod forward_faults;
@@ -66,7 +67,11 @@ mod browser;
 #[cfg(feature = "e2e")]
 mod browser_fbq;
 #[cfg(feature = "e2e")]
+mod browser_firefox;
+#[cfg(feature = "e2e")]
 mod browser_pages;
+#[cfg(feature = "e2e")]
+mod browser_privacy;
 #[cfg(feature = "e2e")]
 mod browser_visits;
 #[cfg(feature = "e2e")]
