@@ -175,6 +175,8 @@ impl Running {
         let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
         let management_address = management.as_ref().map(TcpListener::local_addr).transpose()?;
         let metrics = Arc::new(Metrics::new(clock.now()));
+        // An older program leaves a newer one's directory as it is: asked before the journal opens a segment in it.
+        registry::tokens::refuse_newer(&config.data_dir).map_err(Refusal::of_registry)?;
         let journal =
             Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
         journal.inflight().bound(config.server.max_inflight_bytes);

@@ -351,6 +351,21 @@ pub(super) fn open_readable(path: &Path) -> Result<Option<Connection>, Error> {
     }
 }
 
+/// Refuses a file of a newer program, and changes nothing: after a clean stop not even the files are made that reading
+/// a WAL needs. Any other trouble is for who opens it.
+pub(super) fn refuse_newer(path: &Path) -> Result<(), Error> {
+    if !wal_is_empty(path) {
+        return match open_readable(path) {
+            Err(error @ Error::Newer { .. }) => Err(error),
+            _ => Ok(()),
+        };
+    }
+    match open_immutable(path) {
+        Ok((_, found)) if found > MIGRATIONS.len() => Err(newer(path, found)),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn open_immutable(path: &Path) -> rusqlite::Result<(Connection, usize)> {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {

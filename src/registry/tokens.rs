@@ -88,6 +88,11 @@ pub fn create(data_dir: &Path, grant: &Grant, by: &By, now: Timestamp) -> Result
     }
 }
 
+/// Refuses the registry of a data directory if a newer program wrote it, and changes nothing there.
+pub fn refuse_newer(data_dir: &Path) -> Result<(), Error> {
+    store::refuse_newer(&data_dir.join(FILE))
+}
+
 /// All tokens of a data directory, in order of creation.
 pub fn list(data_dir: &Path) -> Result<Vec<Token>, Error> {
     let path = data_dir.join(FILE);

@@ -11,7 +11,7 @@ use super::gateway::{Gateway, Site, until};
 use super::upstream::{Act, Seen, Upstream, with_length};
 
 /// A gateway's site in front of an authority.
-fn gateway_of(authority: &Site, token: &str, lines: &str) -> Site {
+pub fn gateway_of(authority: &Site, token: &str, lines: &str) -> Site {
     let site = Site::new("");
     let registry = format!(
         "[registry]\nmode = \"proxy\"\nupstream = \"http://{}\"\nupstream_token = \"{token}\"\nad_accounts = [\"9\"]\n\
@@ -22,7 +22,8 @@ fn gateway_of(authority: &Site, token: &str, lines: &str) -> Site {
     site
 }
 
-fn first_token(site: &Site) -> String {
+/// The token that a first start makes.
+pub fn first_token(site: &Site) -> String {
     fs::read_to_string(site.data().join("management-token")).unwrap().trim().to_owned()
 }
 
@@ -36,7 +37,8 @@ fn post(site: &Site, path: &str, token: &str, kind: &str, body: &str) -> Reply {
     ask(site, &(head + &with_length(body)))
 }
 
-fn create(site: &Site, token: &str, account: &str, name: &str) -> String {
+/// Creates a pixel; its id.
+pub fn create(site: &Site, token: &str, account: &str, name: &str) -> String {
     let body = format!("fb_ad_account_id={account}&name={name}&tag=LEAD");
     let reply = post(site, "/offsitepixels", token, "application/x-www-form-urlencoded", &body);
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -44,7 +46,8 @@ fn create(site: &Site, token: &str, account: &str, name: &str) -> String {
     body["id"].as_str().unwrap().to_owned()
 }
 
-fn status(site: &Site, token: &str, id: &str) -> String {
+/// A pixel's status.
+pub fn status(site: &Site, token: &str, id: &str) -> String {
     let head = format!("GET /offsitepixels/{id} HTTP/1.1\r\nHost: a\r\nAuthorization: OAuth {token}\r\n\r\n");
     let reply = ask(site, &head);
     let body: Value = serde_json::from_slice(&reply.body).unwrap();
@@ -52,7 +55,7 @@ fn status(site: &Site, token: &str, id: &str) -> String {
 }
 
 /// How an event is taken; `None` if it is not checked.
-fn fire(site: &Site, id: &str) -> Option<u16> {
+pub fn fire(site: &Site, id: &str) -> Option<u16> {
     let reply = Client::connect(site.public).ok()?.get(&format!("/offsite_event.php?id={id}")).ok()?;
     reply.header("x-pixelgate-warning").is_none().then_some(reply.status)
 }

@@ -2,7 +2,7 @@
 //!
 //! A `Site` keeps directory, config and ports over many runs, so that a killed gateway comes back as itself.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
@@ -32,6 +32,8 @@ pub struct Site {
     pub ops: SocketAddr,
     /// Further environment of the gateways of this site, not of its other commands.
     pub environment: Vec<(String, OsString)>,
+    /// Another program than the one under test, for the gateways of this site.
+    pub program: Option<PathBuf>,
 }
 
 impl Site {
@@ -45,7 +47,7 @@ impl Site {
     /// As `new`, with further lines in the table `server`.
     pub fn with_server(server: &str, extra: &str) -> Site {
         let root = tempfile::Builder::new().prefix("site-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let site = Site { root, public: free_address(), ops: free_address(), environment: Vec::new() };
+        let site = Site { root, public: free_address(), ops: free_address(), environment: Vec::new(), program: None };
         let (public, ops, data) = (site.public, site.ops, site.data());
         let limits = if extra.contains("[limits]") { "" } else { "[limits]\nmode = \"observe\"\n\n" };
         let config = format!(
@@ -91,7 +93,7 @@ impl Site {
     pub fn launch(&self) -> Gateway<'_> {
         let stderr = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let stdout = File::create(self.root.path().join("stdout.log")).unwrap();
-        let mut command = binary();
+        let mut command = self.program.as_ref().map_or_else(binary, without_settings);
         command
             .args(["serve", "--config"])
             .arg(self.config())
@@ -229,7 +231,12 @@ pub fn output(mut command: Command) -> Output {
 /// The program under test, or the one that `PIXELGATE_TEST_BINARY` names, without the environment's own settings.
 pub fn binary() -> Command {
     let built = || env!("CARGO_BIN_EXE_pixelgate").into();
-    let mut command = Command::new(std::env::var_os("PIXELGATE_TEST_BINARY").unwrap_or_else(built));
+    without_settings(std::env::var_os("PIXELGATE_TEST_BINARY").unwrap_or_else(built))
+}
+
+/// A program without the environment's own settings.
+fn without_settings(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PIXELGATE_") {
             command.env_remove(name);

@@ -51,6 +51,7 @@ mod stranded;
 mod tag;
 mod tokens;
 mod tr;
+mod upgrade;
 mod upstream;
 mod visitor;
 
@@ -98,6 +99,8 @@ mod faults;
 mod kill_loop;
 #[cfg(feature = "e2e")]
 mod monitoring;
+#[cfg(feature = "upgrade")]
+mod older;
 #[cfg(feature = "e2e")]
 mod oracle;
 #[cfg(feature = "e2e")]
