@@ -76,6 +76,8 @@ mod browser_privacy;
 #[cfg(feature = "e2e")]
 mod browser_visits;
 #[cfg(feature = "e2e")]
+mod chart;
+#[cfg(feature = "e2e")]
 mod choices;
 #[cfg(feature = "e2e")]
 mod cluster;
@@ -106,6 +108,8 @@ mod oracle;
 #[cfg(feature = "e2e")]
 mod outage;
 #[cfg(feature = "e2e")]
+mod packages;
+#[cfg(feature = "e2e")]
 mod parking;
 #[cfg(feature = "e2e")]
 mod postgres;
@@ -121,5 +125,7 @@ mod scene;
 mod secure;
 #[cfg(feature = "e2e")]
 mod stage;
+#[cfg(feature = "e2e")]
+mod tools;
 #[cfg(feature = "e2e")]
 mod trio;

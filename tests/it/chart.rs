@@ -1,0 +1,218 @@
+//! The Helm chart: what each set of values in deploy/helm/values makes is what Kubernetes takes, and what a pod is
+//! given is what the program takes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::gateway::{binary, output};
+use super::tools::{refusal, root, run, scratch, tools};
+
+/// The oldest that the chart allows, and the newest whose schemas are at hand.
+const KUBERNETES: [&str; 2] = ["1.27.0", "1.37.0"];
+/// Name of a test's file, the values, one over the other.
+const SETS: &[(&str, &[&str])] = &[
+    ("defaults", &[]),
+    ("single", &["single"]),
+    ("gateways", &["gateways"]),
+    ("authorities", &["authorities"]),
+    ("fewer", &["gateways", "fewer"]),
+];
+
+fn helm(arguments: &[&str], values: &[&str]) -> Command {
+    let mut command = Command::new(tools(&["helm"]).join("bin/helm"));
+    command.current_dir(root()).args(arguments).stdin(Stdio::null());
+    for name in values {
+        command.arg("-f").arg(format!("deploy/helm/values/{name}.yaml"));
+    }
+    command
+}
+
+fn template(version: &str, values: &[&str]) -> Command {
+    let mut command = helm(&["template", "edge", "deploy/helm/pixelgate", "--kube-version", version], values);
+    command.args(["--namespace", "web"]);
+    command
+}
+
+fn rendered(version: &str, values: &[&str]) -> String {
+    run(template(version, values), "")
+}
+
+/// The objects of a rendering.
+fn objects(yaml: &str, dir: &Path) -> Vec<Value> {
+    fs::write(dir.join("objects.yaml"), yaml).unwrap();
+    let mut command = Command::new(tools(&["kubernetes"]).join("kubernetes/bin/python"));
+    let program = "import json, sys, yaml; print(json.dumps([d for d in yaml.safe_load_all(open(sys.argv[1])) if d]))";
+    command.args(["-c", program]).arg(dir.join("objects.yaml"));
+    serde_json::from_str(&run(command, "")).unwrap()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+fn validate(version: &str, file: &Path) -> Command {
+    let mut command = Command::new(tools(&["kubernetes"]).join("kubernetes/bin/kubernetes-validate"));
+    command.args(["--strict", "-k", version]).arg(file);
+    command
+}
+
+#[test]
+fn each_set_of_values_makes_what_kubernetes_takes() {
+    let dir = scratch("chart-");
+    for (name, values) in SETS {
+        run(helm(&["lint", "--strict", "deploy/helm/pixelgate"], values), "");
+        for version in KUBERNETES {
+            let file = dir.path().join(format!("{name}.yaml"));
+            fs::write(&file, rendered(version, values)).unwrap();
+            let said = output(validate(version, &file));
+            let words = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+            assert!(said.status.success(), "{name}: {words}");
+            // Objects of the Prometheus Operator are not Kubernetes' own; their test is below.
+            let unknown = words.lines().filter(|line| line.starts_with("WARN") && !line.contains("monitoring.coreos"));
+            assert_eq!(unknown.count(), 0, "{name}: {words}");
+        }
+    }
+    // The check sees a field that doesn't exist, a missing one and a wrong type.
+    let whole = rendered(KUBERNETES[1], &[]);
+    for (from, to) in [
+        ("enableServiceLinks:", "enableServiceLink:"),
+        ("serviceName:", "serviceNames:"),
+        ("replicas: 1", "replicas: one"),
+    ] {
+        let file = dir.path().join("broken.yaml");
+        assert!(whole.contains(from), "{from}");
+        fs::write(&file, whole.replace(from, to)).unwrap();
+        refusal(validate(KUBERNETES[1], &file));
+    }
+}
+
+#[test]
+fn what_would_lose_events_or_is_misspelt_is_refused_by_name() {
+    for (set, words) in [
+        ("replicas=3", "replicas: more than one needs pixels that all nodes know"),
+        ("publishStranded={0}", "publishStranded: pod 0 runs and publishes by itself"),
+        ("replica=3", "replica"),
+        ("volume.size=20", "volume"),
+        ("shutdownDelaySeconds=-1", "shutdownDelaySeconds"),
+        ("nodeIdPrefix=a b", "nodeIdPrefix"),
+        ("image.digest=latest", "digest"),
+        ("secrets.PIXELGATE_REGISTRY__DATABASE_FILE.secret=a", "secrets"),
+        ("secrets.PIXELGATE_REGISTRY__DATABASE.secret=a", "key"),
+    ] {
+        let mut command = template(KUBERNETES[1], &[]);
+        let said = refusal({
+            command.args(["--set", set]);
+            command
+        });
+        assert!(said.contains(words), "{set}: {said}");
+    }
+    let mut shared = template(KUBERNETES[1], &[]);
+    let pixels = "config=[[registry.pixels]]\nid = \"7\"\n";
+    shared.args(["--set", "replicas=3", "--set-string", pixels]);
+    run(shared, "");
+}
+
+/// What a pod's container gives to the program: arguments, and variables with files where this machine has them.
+fn command_of(pod: &Value, config: &str, dir: &Path) -> Command {
+    let container = &pod["containers"][0];
+    let secrets = dir.join("secrets");
+    fs::create_dir_all(&secrets).unwrap();
+    fs::write(dir.join("pixelgate.toml"), config).unwrap();
+    let mut command = binary();
+    for variable in container["env"].as_array().unwrap() {
+        let (name, value) = (variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap_or_default());
+        let value = value.replace("$(POD_NAME)", "edge-pixelgate-0").replace("/var/lib", &dir.display().to_string());
+        let value = value.replace("/run/secrets/pixelgate", &secrets.display().to_string());
+        if name.ends_with("_FILE") {
+            let secret = match name.contains("DATABASE") {
+                true => "postgres://pixelgate:hidden-text@localhost/pixelgate",
+                false => "hidden-text",
+            };
+            fs::write(&value, secret).unwrap();
+        }
+        command.env(name, value);
+    }
+    command
+}
+
+#[test]
+fn a_pod_is_given_what_the_program_takes_and_time_enough_to_stop() {
+    for (name, values) in SETS {
+        let dir = scratch("chart-pod-");
+        let objects = objects(&rendered(KUBERNETES[1], values), dir.path());
+        let config = of_kind(&objects, "ConfigMap")[0]["data"]["pixelgate.toml"].as_str().unwrap();
+        let set = &of_kind(&objects, "StatefulSet")[0]["spec"];
+        let pod = &set["template"]["spec"];
+        let jobs = of_kind(&objects, "Job");
+        assert_eq!(jobs.len(), if *name == "fewer" { 2 } else { 0 });
+        for pod in jobs.iter().map(|job| &job["spec"]["template"]["spec"]).chain([pod]) {
+            let mut command = command_of(pod, config, dir.path());
+            command.args(["config", "--config"]).arg(dir.path().join("pixelgate.toml"));
+            let text = run(command, "");
+            assert!(!text.contains("hidden-text"), "{text}");
+            let effective: toml::Table = text.parse().unwrap();
+            let seconds = |key: &str| {
+                let text = effective["server"][key].as_str().unwrap().trim_end_matches('s').to_owned();
+                text.parse::<u64>().unwrap_or_else(|_| panic!("{key} = {text}"))
+            };
+            if let Some(grace) = pod["terminationGracePeriodSeconds"].as_u64() {
+                assert!(grace > seconds("shutdown_delay") + seconds("shutdown_timeout"), "{name}");
+                let prefix = if *name == "gateways" || *name == "fewer" { "eu." } else { "" };
+                assert_eq!(effective["node_id"].as_str().unwrap(), format!("{prefix}edge-pixelgate-0"));
+            }
+            assert_eq!(pod["enableServiceLinks"], false);
+            let security = (&pod["securityContext"], &pod["containers"][0]["securityContext"]);
+            assert_eq!(
+                (&security.0["runAsNonRoot"], &security.1["readOnlyRootFilesystem"]),
+                (&true.into(), &true.into())
+            );
+        }
+        for job in jobs {
+            assert!(job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().iter().all(
+                |variable| {
+                    variable["name"] != "PIXELGATE_NODE_ID" // the volume says whose it is
+                }
+            ));
+        }
+        assert_eq!(set["persistentVolumeClaimRetentionPolicy"]["whenScaled"], "Retain");
+    }
+}
+
+#[test]
+fn prometheus_finds_the_nodes_and_reads_the_rules() {
+    let dir = scratch("chart-rules-");
+    let yaml = rendered(KUBERNETES[1], &["single"]);
+    let objects = objects(&yaml, dir.path());
+    let monitor = &of_kind(&objects, "ServiceMonitor")[0]["spec"];
+    let services = of_kind(&objects, "Service");
+    let wanted = monitor["selector"]["matchLabels"].as_object().unwrap();
+    let found: Vec<_> = services
+        .iter()
+        .filter(|service| wanted.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value))
+        .collect();
+    let [nodes] = found[..] else { panic!("{found:?}") };
+    assert_eq!(nodes["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+    let label = monitor["jobLabel"].as_str().unwrap();
+    assert_eq!(nodes["metadata"]["labels"][label], "pixelgate", "rules say job=\"pixelgate\"");
+    // JSON is YAML.
+    let rules = of_kind(&objects, "PrometheusRule")[0]["spec"].to_string();
+    fs::write(dir.path().join("rules.yml"), rules).unwrap();
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "rules"]).arg(dir.path().join("rules.yml"));
+    let said = run(promtool, "the e2e tests need Prometheus: apt-get install prometheus");
+    let alerts = fs::read_to_string(root().join("deploy/pixelgate.rules.yml")).unwrap().matches("- alert:").count();
+    assert!(alerts > 15 && said.contains("SUCCESS"), "{said}");
+    assert_eq!(of_kind(&objects, "PrometheusRule")[0].to_string().matches("\"alert\":").count(), alerts);
+}
+
+#[test]
+fn the_chart_has_the_program_s_version() {
+    let chart = fs::read_to_string(root().join("deploy/helm/pixelgate/Chart.yaml")).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        chart.contains(&format!("\nversion: {version}\n")) && chart.contains(&format!("\nappVersion: \"{version}\"\n"))
+    );
+}
