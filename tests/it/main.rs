@@ -92,6 +92,8 @@ mod dead_node;
 #[cfg(feature = "e2e")]
 mod delivery;
 #[cfg(feature = "e2e")]
+mod demo;
+#[cfg(feature = "e2e")]
 mod directory;
 #[cfg(feature = "e2e")]
 mod fault_run;
