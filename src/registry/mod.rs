@@ -19,6 +19,7 @@ mod directory;
 mod keeper;
 mod learning;
 pub mod lessons;
+mod lists;
 pub mod lookups;
 mod manage;
 mod own;
