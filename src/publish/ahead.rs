@@ -1,17 +1,34 @@
-//! Records read from the journal and not yet committed to Kafka: kept, so that a refused transaction is tried in parts
-//! without reading again.
-
-use std::collections::VecDeque;
+//! Reading the journal ahead of what is committed to Kafka. Events lie in the client until it has delivered them, so
+//! nothing is kept here but rejected records; what a refused transaction held is read again.
 
 use super::cursor::KafkaCursor;
 use super::fault::Doubt;
 use crate::journal::{Batch, Entry, Journal, Next, OnDamage, Reader};
-use crate::record::{Kind, Position};
+use crate::record::{Head, Kind, Position};
 
-/// See the module. Holds at most what a transaction may carry, and one batch.
+/// A record, kept.
+pub(super) struct Record {
+    position: Position,
+    head: Head,
+    key: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Record {
+    pub(super) fn new(entry: &Entry<'_>) -> Record {
+        Record { position: entry.position, head: entry.head, key: entry.key.to_vec(), body: entry.body.to_vec() }
+    }
+
+    pub(super) fn entry(&self) -> Entry<'_> {
+        Entry { position: self.position, head: self.head, key: &self.key, body: &self.body }
+    }
+}
+
+/// See the module.
 pub(super) struct Ahead {
     reader: Reader,
-    batches: VecDeque<Batch>,
+    /// A batch of which some is left.
+    rest: Option<Batch>,
     /// Everything before it is committed.
     at: Position,
     /// Damage, behind which only a person goes on.
@@ -20,7 +37,7 @@ pub(super) struct Ahead {
 
 impl Ahead {
     pub(super) fn new(journal: &Journal, at: Position) -> Ahead {
-        Ahead { reader: journal.reader(at), batches: VecDeque::new(), at, wall: false }
+        Ahead { reader: journal.reader(at), rest: None, at, wall: false }
     }
 
     /// Position of the first record that is not committed.
@@ -35,7 +52,7 @@ impl Ahead {
 
     /// Whether nothing of what was read is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.rest.is_none()
     }
 
     /// Whether reading ended at damage, by `journal.on_damage = "stop"`.
@@ -43,11 +60,14 @@ impl Ahead {
         self.wall
     }
 
-    /// The batch of an index, reading on if it isn't here yet. `None` if there is no more.
-    pub(super) fn batch(&mut self, index: usize, journal: &Journal) -> Result<Option<&Batch>, Doubt> {
-        while index >= self.batches.len() && !self.wall {
+    /// The next batch, which must be given back. `None` if there is no more.
+    pub(super) fn take(&mut self, journal: &Journal) -> Result<Option<Batch>, Doubt> {
+        if let Some(rest) = self.rest.take() {
+            return Ok(Some(rest));
+        }
+        while !self.wall {
             match self.reader.read_next().map_err(|error| Doubt::journal(&error))? {
-                Next::Batch(batch) => self.batches.push_back(batch),
+                Next::Batch(batch) => return Ok(Some(batch)),
                 Next::Damage(damage) => {
                     let news = journal.damaged(&damage);
                     let copied = news.is_ok();
@@ -60,37 +80,58 @@ impl Ahead {
                 Next::End => break,
             }
         }
-        Ok(self.batches.get(index))
+        Ok(None)
     }
 
-    /// Records that are not committed yet, with their segments' incarnations.
-    pub(super) fn left(&self) -> impl Iterator<Item = (Entry<'_>, [u8; 16])> {
-        let at = self.at;
-        let all = self.batches.iter().flat_map(|batch| batch.entries().map(|entry| (entry, batch.incarnation)));
-        all.filter(move |(entry, _)| entry.position >= at)
+    /// Takes a batch back that is done with.
+    pub(super) fn give_back(&mut self, batch: Batch) {
+        self.reader.recycle(batch);
     }
 
-    /// The record of a position.
-    pub(super) fn find(&self, position: Position) -> Option<Entry<'_>> {
-        self.left().map(|(entry, _)| entry).find(|entry| entry.position == position)
+    /// Takes a batch back of which some is left.
+    pub(super) fn give_back_rest(&mut self, batch: Batch) {
+        self.rest = Some(batch);
     }
 
-    /// The smallest event behind a position that is smaller than the one there.
-    pub(super) fn smaller_than(&self, refused: &Entry<'_>) -> Option<Entry<'_>> {
-        let size = |entry: &Entry<'_>| entry.key.len() + entry.body.len();
-        let later = self.left().map(|(entry, _)| entry);
-        let later = later.filter(|entry| entry.position > refused.position && entry.head.kind == Kind::Event);
-        later.min_by_key(size).filter(|entry| size(entry) < size(refused))
-    }
-
-    /// Forgets what is committed.
+    /// Everything before a position is committed now.
     pub(super) fn pass(&mut self, position: Position) {
         self.at = position;
-        while self.batches.front().is_some_and(|batch| batch.next() <= position) {
-            if let Some(batch) = self.batches.pop_front() {
-                self.reader.recycle(batch);
+    }
+
+    /// Nothing of what was read behind the last commit counts: it is read again.
+    pub(super) fn begin_again(&mut self, journal: &Journal) {
+        *self = Ahead::new(journal, self.at);
+    }
+
+    /// The record of a position, and the smallest event behind it, within so many bytes, that is smaller.
+    pub(super) fn find(
+        &mut self,
+        position: Position,
+        within: u64,
+        journal: &Journal,
+    ) -> Result<Option<(Record, Option<Record>)>, Doubt> {
+        let size = |entry: &Entry<'_>| entry.key.len() + entry.body.len();
+        let (mut found, mut bytes): (Option<(Record, Option<Record>)>, u64) = (None, 0);
+        self.begin_again(journal);
+        while bytes < within {
+            let Some(batch) = self.take(journal)? else { break };
+            for entry in batch.entries().filter(|entry| entry.position >= position) {
+                match &mut found {
+                    None if entry.position == position => found = Some((Record::new(&entry), None)),
+                    Some((refused, smaller)) if entry.head.kind == Kind::Event => {
+                        let least = smaller.as_ref().unwrap_or(refused);
+                        if size(&entry) < size(&least.entry()) {
+                            *smaller = Some(Record::new(&entry));
+                        }
+                    }
+                    _ => {}
+                }
             }
+            bytes += batch.entries().map(|entry| entry.body.len() as u64).sum::<u64>();
+            self.give_back(batch);
         }
+        self.begin_again(journal);
+        Ok(found)
     }
 }
 

@@ -17,20 +17,14 @@ use super::cursor::{KafkaCursor, Standing};
 use super::fault::{self, Doubt, Fault};
 use super::sink::{Care, Session, Sink};
 use super::topics::{ASK, make_sure_of};
+use super::wait::{STEPS, WATCHDOG_GRACE, Wait};
 use super::within::CALLS;
 use super::{Delivery, Key, Options};
 use crate::journal::{Entry, Journal};
 use crate::record::Position;
 
-/// No delivery report for this long with records under way: the client is stuck and is made again. Records time out
-/// before that, unless the client itself no longer works.
-const WATCHDOG_GRACE: Duration = Duration::from_secs(5);
 /// Questions that a new client asks at most: metadata, cluster, topic (and a topic to be made), standing.
 const QUESTIONS: u32 = 8;
-/// Steps of waiting for the client.
-const STEPS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
-/// So many short steps, then long ones.
-const SHORT_STEPS: u32 = 200;
 /// Events of an idle client that are looked at in one go.
 const IDLE_EVENTS: usize = 64;
 /// How long a failed connection is asked for its reason.
@@ -250,6 +244,26 @@ impl Client {
         (error.rdkafka_error_code() != Some(Code::State)).then(|| Doubt::of("the transaction failed", &error))
     }
 
+    /// Why the cursor could not be sent: records on their way may have failed the transaction before.
+    fn why(&mut self, error: Doubt) -> Doubt {
+        let root = self.root().filter(|root| root.fault != Fault::Doubt);
+        if root.as_ref().is_some_and(|root| root.fault == Fault::Record)
+            && let Err(doubt) = self.delivered()
+        {
+            return doubt;
+        }
+        self.producer.poll(Duration::ZERO);
+        if let Err(doubt) = self.check(&mut Wait::new(&self.options)) {
+            return doubt;
+        }
+        let is_alone = self.producer.in_flight_count() == 0;
+        match root {
+            Some(root) => root,
+            None if error.fault == Fault::CursorPartition && !is_alone => error.into_fault(Fault::Doubt),
+            None => error,
+        }
+    }
+
     fn offsets(&self, standing: &Standing) -> Result<TopicPartitionList, Doubt> {
         let mut offsets = TopicPartitionList::new();
         let mut element = offsets.add_partition(&self.options.events_topic, 0);
@@ -350,15 +364,19 @@ impl Session for Client {
     }
 
     fn commit(&mut self, standing: &Standing) -> Result<(), Doubt> {
-        self.delivered()?;
         if !self.is_transactional() {
+            self.delivered()?;
             return self.commit_cursor(standing);
         }
         if !self.open {
             self.producer.begin_transaction().map_err(|error| Doubt::of("begin", &error))?;
         }
+        // While the last records are under way: their coordinator is another, and the transaction holds all or nothing.
+        if let Err(error) = self.send_cursor(standing) {
+            return Err(self.why(error));
+        }
+        self.delivered()?;
         self.open = false;
-        self.send_cursor(standing)?;
         let (producer, timeout) = (self.producer.clone(), self.options.transaction_timeout);
         within("commit", timeout + WATCHDOG_GRACE, move || {
             producer.commit_transaction(timeout).map_err(|error| Doubt::of("commit", &error))
@@ -451,35 +469,6 @@ fn of_cursor(doing: &str, error: &KafkaError) -> Doubt {
 fn nowhere() -> Standing {
     let cursor = KafkaCursor { position: Position(0), incarnation: [0; 16], record_id: [0; 16] };
     Standing { cursor, retried: Vec::new() }
-}
-
-/// Waiting for the client in steps, and noticing that nothing moves.
-struct Wait {
-    limit: Duration,
-    steps: u32,
-    still: Duration,
-    last: i32,
-}
-
-impl Wait {
-    fn new(options: &Options) -> Wait {
-        Wait { limit: options.transaction_timeout + WATCHDOG_GRACE, steps: 0, still: Duration::ZERO, last: 0 }
-    }
-
-    /// Waits a step: by a clock that doesn't jump, which those of the library do.
-    fn step(&mut self) {
-        self.steps += 1;
-        let step = if self.steps <= SHORT_STEPS { STEPS.0 } else { STEPS.1 };
-        self.still += step;
-        std::thread::sleep(step);
-    }
-
-    fn is_stuck(&mut self, in_flight: i32) -> bool {
-        if in_flight != self.last {
-            (self.last, self.still) = (in_flight, Duration::ZERO);
-        }
-        in_flight > 0 && self.still >= self.limit
-    }
 }
 
 #[cfg(test)]

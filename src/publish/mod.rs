@@ -25,6 +25,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod wait;
 mod within;
 mod work;
 

@@ -7,19 +7,20 @@
 
 use std::time::Duration;
 
-use super::ahead::{Ahead, behind};
+use super::ahead::{Ahead, Record, behind};
 use super::cursor::KafkaCursor;
 use super::fault::{Doubt, Fault};
 use super::parked::Parked;
 use super::sink::{Care, Session};
 use super::work::{Work, disk};
-use crate::journal::Entry;
+use crate::journal::{Batch, Entry};
 use crate::record::{Kind, Position};
 
 /// Longest a transaction gathers records.
 const TRANSACTION_TIME: Duration = Duration::from_millis(500);
-/// Most bytes of records in a transaction.
-const TRANSACTION_BYTES: u64 = 4 * 1024 * 1024;
+/// Most bytes of records in a transaction, which lie in the client until they are delivered: this bounds its memory. A
+/// commit costs some ten milliseconds in which nothing is sent.
+const TRANSACTION_BYTES: u64 = 8 * 1024 * 1024;
 /// Limits above this are none: more records than a transaction can hold.
 const NO_LIMIT: u64 = 1 << 24;
 /// Records that are parked in a row without a delivery, and without a smaller record to compare with.
@@ -112,6 +113,8 @@ struct Round {
     bytes: u64,
     only: Option<Position>,
     last: Option<KafkaCursor>,
+    /// For the side lane, once the cursor has passed them.
+    rejected: Vec<Record>,
 }
 
 impl Work {
@@ -122,58 +125,69 @@ impl Work {
             client.renew(Care::Large)?;
         }
         let mut round = Round::default();
-        let sent = self.fill(client, ahead, &mut round).and_then(|()| client.delivered());
-        match (sent, round.last) {
-            (Ok(()), None) => Ok(false),
-            (Ok(()), Some(cursor)) => {
-                self.commit(client, ahead, cursor)?;
+        let done = match (self.fill(client, ahead, &mut round), round.last) {
+            (Ok(()), None) => return Ok(false),
+            (Ok(()), Some(cursor)) => self.commit(client, ahead, cursor, &round.rejected),
+            (Err(doubt), _) => Err(doubt),
+        };
+        match done {
+            Ok(()) => {
                 if round.only == self.caution.culprit {
                     self.caution.culprit = None;
                 }
                 self.caution.went_through(round.sent);
                 Ok(true)
             }
-            (Err(doubt), _) if doubt.fault == Fault::Record => {
+            Err(doubt) if doubt.fault == Fault::Record => {
                 self.refused(client, ahead, &round, doubt)?;
                 Ok(true)
             }
-            (Err(doubt), _) => Err(doubt),
+            Err(doubt) => Err(doubt),
         }
     }
 
     /// Sends while reading.
     fn fill(&mut self, client: &mut dyn Session, ahead: &mut Ahead, round: &mut Round) -> Result<(), Doubt> {
         let begun = self.clock.monotonic();
-        let (mut index, from) = (0, ahead.at());
         while round.bytes < TRANSACTION_BYTES && self.clock.monotonic().saturating_sub(begun) < TRANSACTION_TIME {
-            let batch = match ahead.batch(index, &self.journal) {
+            let batch = match ahead.take(&self.journal) {
                 Ok(Some(batch)) => batch,
                 Ok(None) => return Ok(()),
                 // What lies before an unreadable place leaves first.
                 Err(_) if round.last.is_some() => return Ok(()),
                 Err(doubt) => return Err(doubt),
             };
-            index += 1;
-            for entry in batch.entries().filter(|entry| entry.position >= from) {
-                let is_parked = self.parked.contains(&entry.position);
-                round.passes_parked |= is_parked;
-                if entry.head.kind == Kind::Event && !is_parked {
-                    // The cursor passes a parked record before anything else can go wrong; a culprit is tried alone.
-                    let is_full =
-                        round.sent == self.caution.limit || round.sent == 1 && round.only == self.caution.culprit;
-                    let is_culprit = round.sent > 0 && self.caution.culprit == Some(entry.position);
-                    if is_full || is_culprit || round.passes_parked {
-                        return Ok(());
-                    }
-                    round.sent += 1;
-                    round.bytes += entry.body.len() as u64;
-                    round.only = Some(entry.position);
-                    client.send(&entry)?;
-                }
-                round.last = Some(behind(&entry, batch.incarnation));
+            if !self.send(client, &batch, ahead.at(), round)? {
+                ahead.give_back_rest(batch);
+                return Ok(());
             }
+            ahead.give_back(batch);
         }
         Ok(())
+    }
+
+    /// Sends what a batch has from a position on. `false` if the transaction takes no more before its end.
+    fn send(&self, client: &mut dyn Session, batch: &Batch, from: Position, round: &mut Round) -> Result<bool, Doubt> {
+        for entry in batch.entries().filter(|entry| entry.position >= from) {
+            let is_parked = self.parked.contains(&entry.position);
+            round.passes_parked |= is_parked;
+            if entry.head.kind == Kind::Rejected {
+                round.rejected.push(Record::new(&entry));
+            } else if !is_parked {
+                // The cursor passes a parked record before anything else can go wrong; a culprit is tried alone.
+                let is_full = round.sent == self.caution.limit || round.sent == 1 && round.only == self.caution.culprit;
+                let is_culprit = round.sent > 0 && self.caution.culprit == Some(entry.position);
+                if is_full || is_culprit || round.passes_parked {
+                    return Ok(false);
+                }
+                round.sent += 1;
+                round.only = Some(entry.position);
+                client.send(&entry)?;
+            }
+            round.bytes += entry.body.len() as u64;
+            round.last = Some(behind(&entry, batch.incarnation));
+        }
+        Ok(true)
     }
 
     fn refused(
@@ -186,6 +200,7 @@ impl Work {
         if let Some(kind) = doubt.kind {
             self.stats.count(kind);
         }
+        ahead.begin_again(&self.journal);
         match (round.sent, round.only) {
             (1, Some(position)) => {
                 client.abort()?;
@@ -208,37 +223,24 @@ impl Work {
         doubt: Doubt,
     ) -> Result<(), Doubt> {
         (self.caution.suspects, self.caution.culprit) = (0, None);
-        self.look_ahead(ahead)?;
-        let Some(refused) = ahead.find(position) else { return Err(doubt.into_fault(Fault::Quota)) };
-        let proven = match ahead.smaller_than(&refused) {
-            Some(witness) => {
-                self.goes_through(client, &witness)?;
-                true
-            }
-            None => false,
+        let Some((refused, smaller)) = ahead.find(position, TRANSACTION_BYTES, &self.journal)? else {
+            return Err(doubt.into_fault(Fault::Quota));
         };
+        let proven = smaller.is_some();
+        if let Some(witness) = smaller {
+            self.goes_through(client, &witness.entry())?;
+        }
         if !proven && self.caution.unproven >= UNPROVEN {
             return Err(Doubt::text(Fault::Quota, format!("every record is refused: {doubt}")));
         }
         self.caution.unproven = if proven { 0 } else { self.caution.unproven + 1 };
-        let parked = Parked::new(&refused, doubt.to_string(), self.clock.now());
+        let parked = Parked::new(&refused.entry(), doubt.to_string(), self.clock.now());
         let written = self.journal.spend_reserve(|| parked.write(self.journal.data_dir()));
         let bytes = written.map_err(|error| disk(&error))?;
         self.journal.park(position, bytes);
         self.parked.insert(position);
         self.caution.careful_until = self.clock.monotonic() + AFTER_PARKING;
         self.say_parked(&parked);
-        Ok(())
-    }
-
-    /// Reads on as far as a transaction could reach, for something to compare with.
-    fn look_ahead(&mut self, ahead: &mut Ahead) -> Result<(), Doubt> {
-        let (mut index, mut bytes) = (0, 0);
-        while bytes < TRANSACTION_BYTES {
-            let Some(batch) = ahead.batch(index, &self.journal)? else { break };
-            bytes += batch.entries().map(|entry| entry.body.len() as u64).sum::<u64>();
-            index += 1;
-        }
         Ok(())
     }
 

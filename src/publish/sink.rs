@@ -33,7 +33,8 @@ pub(super) trait Session {
     fn send(&mut self, entry: &Entry<'_>) -> Result<(), Doubt>;
     /// Waits until what was sent is acknowledged.
     fn delivered(&mut self) -> Result<(), Doubt>;
-    /// Commits what was sent and the cursor, in one.
+    /// Commits what was sent and the cursor, in one. Waits until it is acknowledged; nothing is committed if a record
+    /// is refused.
     fn commit(&mut self, standing: &Standing) -> Result<(), Doubt>;
     /// Takes back what was sent since the last commit.
     fn abort(&mut self) -> Result<(), Doubt>;

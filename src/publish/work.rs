@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Options;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Record};
 use super::cursor::{self, Choice, KafkaCursor, Place, Standing};
 use super::fault::{Doubt, Fault};
 use super::parked;
@@ -286,22 +286,24 @@ impl Work {
         }
     }
 
-    /// Commits a cursor with what was sent, and everything that follows from it.
+    /// Commits a cursor with what was sent, and everything that follows from it; `rejected` are those it passes.
     pub(super) fn commit(
         &mut self,
         client: &mut dyn Session,
         ahead: &mut Ahead,
         cursor: KafkaCursor,
+        rejected: &[Record],
     ) -> Result<(), Doubt> {
-        self.attempted = Some(cursor);
-        client.commit(&Standing { cursor, retried: self.retried.clone() })?;
+        let before = self.attempted.replace(cursor);
+        client.commit(&Standing { cursor, retried: self.retried.clone() }).inspect_err(|doubt| {
+            if doubt.fault == Fault::Record {
+                // It was not tried: a record was refused before.
+                self.attempted = before;
+            }
+        })?;
         self.known = Some(Some(cursor));
         self.keep(&cursor, client.cluster_id());
-        for (entry, _) in ahead.left() {
-            if entry.position < cursor.position && entry.head.kind == crate::record::Kind::Rejected {
-                (self.rejects)(&entry);
-            }
-        }
+        rejected.iter().for_each(|record| (self.rejects)(&record.entry()));
         ahead.pass(cursor.position);
         self.parked.clear();
         self.stats.reach(cursor.position);
