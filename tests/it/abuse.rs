@@ -84,6 +84,31 @@ fn floods_of_unknown_ids_addresses_and_parameters_leave_memory_bounded() {
 }
 
 #[test]
+fn a_flood_of_pixels_each_with_its_own_events_leaves_memory_bounded() {
+    let extra = "[limits]\nmode = \"observe\"\nper_pixel = { rate = \"1/s\", burst = 1 }\n\
+                 [validation]\nunknown_pixel = \"flag\"\n";
+    let site = Site::new(extra);
+    let gateway = site.start();
+    let of_pixel = |from: u64| {
+        move |number: u32| {
+            let id = from + u64::from(number);
+            format!("GET {EVENT}?id={id}&ev=Purchase&eid={id} HTTP/1.1\r\nHost: a\r\n\r\n")
+        }
+    };
+    // Warm, and tables that are full of pixels.
+    flood(&site, &[200], of_pixel(7_000_000_000));
+    let before = resident_mib(&gateway);
+    for round in 1..3 {
+        flood(&site, &[200], of_pixel(7_000_000_000 + round * 100_000_000));
+    }
+    let after = resident_mib(&gateway);
+    eprintln!("{before} MiB before, {after} MiB after 2 x {FLOOD} events, each of another pixel");
+    assert!(after <= before + GROWTH_MIB, "{before} MiB became {after} MiB");
+    assert_eq!(event(&site).status, 200);
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+}
+
+#[test]
 fn thousands_of_idle_connections_cost_nobody_else_anything() {
     // As many as `server.max_connections`, less a few for who has something to say; fewer if the system allows fewer.
     let limit = getrlimit(Resource::Nofile);

@@ -323,6 +323,30 @@ fn a_registry_that_was_a_file_moves_into_an_empty_database() {
 }
 
 #[test]
+fn a_dump_that_is_restored_has_pixels_tokens_and_the_audit_log() {
+    let server = Postgres::start();
+    server.sql("postgres", "CREATE DATABASE one");
+    let (site, other) = (authority(&server.url_of("127.0.0.1", "one")), authority(&server.url_of("127.0.0.1", "two")));
+    let gateway = site.start();
+    let desk = Desk::first(&site);
+    let (live, archived) = (desk.create("live"), desk.create("archived"));
+    assert_eq!(desk.delete(&archived).status, 204);
+    server.sql("postgres", "CREATE DATABASE two");
+    server.dump_and_restore("one", "two");
+    let rows = |database| server.sql(database, "SELECT action, pixel_id FROM audit ORDER BY seq");
+    assert_eq!(rows("two"), rows("one"));
+    assert!(rows("two").contains("pixel.archived"), "{}", rows("two"));
+
+    let second = other.start();
+    assert_eq!(desk.at(&other).names("&archived=any"), ["live", "archived"]);
+    assert!(accepted(&other, &live) && refused(&other, &archived, "archived_pixel"));
+    let next = desk.at(&other).create("next");
+    assert!(accepted(&other, &next), "ids go on behind the restored ones");
+    end(&other, second);
+    end(&site, gateway);
+}
+
+#[test]
 fn a_database_that_was_put_back_makes_nothing_unknown() {
     let server = Postgres::start();
     server.sql("postgres", "CREATE DATABASE one");

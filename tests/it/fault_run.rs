@@ -12,6 +12,7 @@ use super::faults;
 use super::proxy::Proxy;
 use super::random::Random;
 use super::stage::{HEAD, Row};
+use super::trio;
 
 /// How long faults are combined, in a run that nobody asked to be longer.
 const SECONDS: u64 = 50;
@@ -41,7 +42,11 @@ fn nothing_is_lost_doubled_or_altered_by_any_fault_alone_or_combined() {
     let rows = thread::scope(|scope| {
         let gateway = scope.spawn(move || lane(first, |place, random| faults::of_the_gateway(place, random)));
         let kafka = scope.spawn(move || lane(second, |place, random| faults::of_kafka(place, random)));
-        let combined = scope.spawn(move || lane(third, |place, random| combination::run(place, random(), combine)));
+        let combined = scope.spawn(move || {
+            let mut rows = lane(third, |place, random| combination::run(place, random(), combine));
+            rows.extend(is_wanted("three brokers").then(|| trio::row(third)));
+            rows
+        });
         let lanes = [gateway, kafka, combined].map(|lane| lane.join().expect("a scenario's panic is in its row"));
         lanes.into_iter().flatten().collect::<Vec<Row>>()
     });

@@ -115,7 +115,9 @@ fn every_route_of_the_program_is_in_the_document() {
     let paths: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     let literal = Regex::new("\"(/[a-z_./{}]*)\"").unwrap();
     let mut seen = 0;
-    for file in ["http/collect.rs", "http/management/mod.rs", "http/ops/mod.rs", "http/tag/mod.rs"] {
+    let files =
+        ["http/collect.rs", "http/management/mod.rs", "http/ops/mod.rs", "http/ops/console.rs", "http/tag/mod.rs"];
+    for file in files {
         let text = fs::read_to_string(root().join("src").join(file)).unwrap();
         let program = text.split("#[cfg(test)]").next().unwrap();
         let places = ["resource(", "route(", "const PATHS", "Source::Tr, [", "const FP: ", "const FBDS: "];
@@ -123,7 +125,12 @@ fn every_route_of_the_program_is_in_the_document() {
             for found in literal.captures_iter(line) {
                 seen += 1;
                 // A trailing slash of the collection is tolerated, and not promised.
-                let path = if &found[1] == "/offsitepixels/" { "/offsitepixels" } else { &found[1] };
+                let path = match &found[1] {
+                    "/offsitepixels/" => "/offsitepixels",
+                    "/pixels" => "/api/pixels",
+                    "/trial" => "/api/trial",
+                    path => path,
+                };
                 assert!(paths.contains(path), "{file}: {path} is not in docs/openapi.json");
             }
         }
@@ -145,7 +152,9 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     fn ask(&self, method: &str, target: &str, lines: &[&str], body: &str) -> Reply {
-        let ops = ["/livez", "/readyz", "/metrics", "/events", "/"].contains(&target.split('?').next().unwrap());
+        let of_ops = ["/livez", "/readyz", "/metrics", "/events", "/", "/console.js", "/console.css"];
+        let path = target.split('?').next().unwrap();
+        let ops = of_ops.contains(&path) || path.starts_with("/api/");
         let mut client = Client::connect(if ops { self.site.ops } else { self.site.public }).unwrap();
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
         for line in lines {
@@ -170,6 +179,14 @@ impl Stage<'_> {
             ("/offsite_event.php" | "/offsite_event" | "/tr" | "/tr/", "GET" | "HEAD" | "POST") => {
                 self.events(&bare, method)
             }
+            ("/" | "/api/pixels", _) => vec![to(&bare, &[], ""), to(&bare, &["X-Forwarded-For: 192.0.2.1"], "")],
+            ("/api/trial", _) => vec![
+                to(&format!("{bare}?id={}", self.pixel), &[], ""),
+                to(&format!("{bare}?id=x"), &[], ""),
+                to(&format!("{bare}?id={}", self.pixel), &["X-Forwarded-For: 192.0.2.1"], ""),
+                to(&format!("{bare}?id={}", self.pixel), &[&self.reader], ""),
+            ],
+            ("/console.js", _) => vec![to(&bare, &[], "")],
             (_, "POST" | "PUT" | "DELETE") => self.writes(path, method, &bare),
             ("/offsitepixels", "GET" | "HEAD") => self
                 .reads(&format!("{bare}?fb_ad_account_id=9"))

@@ -122,6 +122,16 @@ impl Postgres {
         }
     }
 
+    /// Copies a database into another one that is empty, as the documentation says: `pg_dump`, `pg_restore`.
+    pub fn dump_and_restore(&self, from: &str, to: &str) {
+        let file = self.root.path().join(format!("{from}.dump"));
+        let (from, to) = (self.url_of("127.0.0.1", from), self.url_of("127.0.0.1", to));
+        let dump = self.program("pg_dump").arg("-Fc").arg("-f").arg(&file).arg(&from).output().unwrap();
+        assert!(dump.status.success(), "pg_dump: {}", String::from_utf8_lossy(&dump.stderr));
+        let restore = self.program("pg_restore").args(["-1", "-d", &to]).arg(&file).output().unwrap();
+        assert!(restore.status.success(), "pg_restore: {}", String::from_utf8_lossy(&restore.stderr));
+    }
+
     fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }

@@ -158,10 +158,9 @@ pub fn act(
     random: Random,
     play: impl Play,
 ) -> Row {
-    let begun = Instant::now();
     proxy.set(Network::Good);
     proxy.release();
-    let played = catch_unwind(AssertUnwindSafe(|| {
+    row(name, expect, || {
         let set = Set::new(broker, name, journal);
         let site = &set.site;
         let load = Load::offering(site.public, 3, Duration::from_millis(8), "", set.oracle.offers());
@@ -181,27 +180,18 @@ pub fn act(
         let Stage { load, others, .. } = stage;
         let mut ledger = others.into_inner();
         ledger.absorb(load.finish());
-        let fresh = Instant::now();
-        send_last(site, set.oracle, &mut ledger);
-        wait_until_published(site, &gateway);
-        let fresh = fresh.elapsed();
-        assert_eq!(gateway.stop(), Some(0), "{}", site.log());
-        let verdict = judge(set.oracle, &ledger, &values(broker, &set.topic));
-        let stat = balanced_stat(site);
-        assert_eq!(stat["published"].as_u64(), Some(verdict.consumed as u64), "{stat}; {verdict:?}");
-        if expect == Expect::Damage {
-            // Requests without an answer may be among the damaged, and nobody misses them.
-            let (damaged, lost) = (stat["damaged"].as_u64().unwrap(), verdict.findings.lost as u64);
-            assert!((lost..=lost + verdict.open as u64).contains(&damaged), "{stat}; {verdict:?}");
-        }
-        if expect == Expect::Clean && !verdict.is_clean() {
-            eprintln!("{name}: {stat}; it said:\n{}", site.log());
-        }
-        if !site.log().contains("panicked") { Ok((verdict, detail, fresh)) } else { Err(site.log()) }
-    }));
-    let outcome = played.unwrap_or_else(|panic| {
+        let (verdict, fresh) = end((site, gateway), (broker, &set.topic), expect, set.oracle, ledger);
+        (verdict, detail, fresh)
+    })
+}
+
+/// One scenario: `play` says the judge's word, what happened, and how long a fresh event took.
+pub fn row(name: &str, expect: Expect, play: impl FnOnce() -> (Verdict, String, Duration)) -> Row {
+    let begun = Instant::now();
+    let played = catch_unwind(AssertUnwindSafe(play));
+    let outcome = played.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        Err(text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default())
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
     });
     let row = Row { name: name.to_owned(), outcome, took: begun.elapsed(), expect };
     if let (false, Err(error)) = (row.is_good(), &row.outcome) {
@@ -209,6 +199,34 @@ pub fn act(
     }
     eprintln!("{row}");
     row
+}
+
+/// All is mended: a fresh event passes, the gateway is stopped, the judge speaks, the journal's own count balances.
+pub fn end(
+    (site, gateway): (&Site, Gateway<'_>),
+    (broker, topic): (&Broker, &str),
+    expect: Expect,
+    oracle: Oracle,
+    mut ledger: Ledger,
+) -> (Verdict, Duration) {
+    let fresh = Instant::now();
+    send_last(site, oracle, &mut ledger);
+    wait_until_published(site, &gateway);
+    let fresh = fresh.elapsed();
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    let verdict = judge(oracle, &ledger, &values(broker, topic));
+    let stat = balanced_stat(site);
+    assert_eq!(stat["published"].as_u64(), Some(verdict.consumed as u64), "{stat}; {verdict:?}");
+    if expect == Expect::Damage {
+        // Requests without an answer may be among the damaged, and nobody misses them.
+        let (damaged, lost) = (stat["damaged"].as_u64().unwrap(), verdict.findings.lost as u64);
+        assert!((lost..=lost + verdict.open as u64).contains(&damaged), "{stat}; {verdict:?}");
+    }
+    if expect == Expect::Clean && !verdict.is_clean() {
+        eprintln!("{topic}: {stat}; it said:\n{}", site.log());
+    }
+    assert!(!site.log().contains("panicked"), "{}", site.log());
+    (verdict, fresh)
 }
 
 /// An event after all is mended: it must pass like any other.
