@@ -15,10 +15,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::gateway::free_address;
+use super::maven::{self, INSTALL};
 
 const VERSION: &str = "4.1.1";
 const PATIENCE: Duration = Duration::from_secs(90);
-const INSTALL: &str = "the e2e tests need Java 17 and Maven: apt-get install openjdk-17-jre-headless maven";
 
 /// Rights can be set; what has none set is open to everybody.
 const GUARDED: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
@@ -191,49 +191,14 @@ pub fn java(class: &str) -> Command {
     command
 }
 
-/// Kafka's jars, below the target directory.
+/// Kafka's jars.
 fn libraries() -> &'static Path {
     static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
     LIBRARIES.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let libraries = target.join(format!("kafka-{VERSION}")).join("libs");
-        if !libraries.join(format!("kafka_2.13-{VERSION}.jar")).exists() {
-            download(&libraries);
-        }
-        libraries
+        let kafka = |artifact: &str| format!("org.apache.kafka:{artifact}:{VERSION}");
+        // Without the last the broker logs nothing.
+        let log = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.2".to_owned();
+        let artifacts = [kafka("kafka_2.13"), kafka("kafka-tools"), kafka("connect-file"), log];
+        maven::jars(&format!("kafka-{VERSION}-connect"), &artifacts)
     })
-}
-
-fn download(libraries: &Path) {
-    let dependency = |group: &str, artifact: &str, version: &str| {
-        format!(
-            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>\
-             </dependency>"
-        )
-    };
-    let dependencies = [
-        dependency("org.apache.kafka", "kafka_2.13", VERSION),
-        dependency("org.apache.kafka", "kafka-tools", VERSION),
-        // Without it the broker logs nothing.
-        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.2"),
-    ];
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let project = directory.path().join("pom.xml");
-    let text = format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
-         <groupId>pixelgate</groupId><artifactId>broker</artifactId><version>1</version><packaging>pom</packaging>\
-         <dependencies>{}</dependencies></project>",
-        dependencies.concat()
-    );
-    fs::write(&project, text).unwrap();
-    let into = directory.path().join("libs");
-    let mut maven = Command::new("mvn");
-    maven.args(["-q", "-B", "-f"]).arg(&project).arg("dependency:copy-dependencies");
-    let output = maven.arg(format!("-DoutputDirectory={}", into.display())).output().expect(INSTALL);
-    assert!(output.status.success(), "{INSTALL}; Maven said: {}", String::from_utf8_lossy(&output.stdout));
-    fs::create_dir_all(libraries.parent().unwrap()).unwrap();
-    // Whole or not at all; another process may have been quicker.
-    if fs::rename(&into, libraries).is_err() {
-        assert!(libraries.exists(), "Kafka's jars can't be moved to {}", libraries.display());
-    }
 }

@@ -88,6 +88,10 @@ mod console_browser;
 #[cfg(feature = "e2e")]
 mod consumer;
 #[cfg(feature = "e2e")]
+mod consumers;
+#[cfg(feature = "e2e")]
+mod consumers_sql;
+#[cfg(feature = "e2e")]
 mod dead_node;
 #[cfg(feature = "e2e")]
 mod delivery;
@@ -96,11 +100,15 @@ mod demo;
 #[cfg(feature = "e2e")]
 mod directory;
 #[cfg(feature = "e2e")]
+mod document;
+#[cfg(feature = "e2e")]
 mod fault_run;
 #[cfg(feature = "e2e")]
 mod faults;
 #[cfg(feature = "e2e")]
 mod kill_loop;
+#[cfg(feature = "e2e")]
+mod maven;
 #[cfg(feature = "e2e")]
 mod monitoring;
 #[cfg(feature = "upgrade")]
@@ -119,6 +127,8 @@ mod postgres;
 mod precheck;
 #[cfg(feature = "e2e")]
 mod proxy;
+#[cfg(feature = "e2e")]
+mod python;
 #[cfg(feature = "e2e")]
 mod refusal;
 #[cfg(feature = "e2e")]
