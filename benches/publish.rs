@@ -50,6 +50,7 @@ fn options(brokers: &str, delivery: Delivery) -> publish::Options {
         events_topic: "bench".into(),
         rejected_topic: None,
         partitions: 4,
+        progress_topic: None,
         replication_factor: 1,
         key: Key::PixelId,
         transaction_timeout: Duration::from_secs(15),

@@ -33,6 +33,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
 use crate::preflight::{self, Finding};
+use crate::publish::frontier::{Frontier, Member};
 use crate::publish::{self, Publisher};
 use crate::registry::sync::{self, Sync};
 use crate::registry::{self, Registry};
@@ -191,7 +192,8 @@ impl Running {
         let limits = Arc::new(Limits::new(&config.limits));
         let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
         let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
-        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed, dedup };
+        let frontier = publisher.as_ref().and_then(|publisher| publisher.frontier.clone());
+        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed, dedup, frontier };
         let pixels = parts.management(&config, &node)?;
         let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
         let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
@@ -267,6 +269,9 @@ impl Running {
         let journal = self.journal.clone();
         let closed = web::block(move || journal.close(left().max(LAST_COMMIT), &SystemClock)).await.unwrap_or(false);
         if let Some(publisher) = self.publisher.clone() {
+            if let Some(frontier) = publisher.frontier.as_ref().filter(|_| closed) {
+                frontier.close();
+            }
             let stopped = web::block(move || publisher.stop(left(), &SystemClock)).await.unwrap_or(false);
             if !stopped {
                 tracing::warn!("the publisher did not stop in time; the next start asks Kafka what it has");
@@ -329,6 +334,15 @@ struct Parts {
     pulse: Arc<Pulse>,
     feed: Arc<Feed>,
     dedup: Option<Arc<Dedup>>,
+    frontier: Option<Arc<Frontier>>,
+}
+
+/// A worker's part in saying up to when all is in Kafka.
+fn member(frontier: &Arc<Frontier>, worker: Rc<collect::Worker>) -> Member {
+    frontier.join(Box::new(move |moment| {
+        let ticket = worker.ingest.not_before(moment);
+        Box::new(move || ticket.outcome().is_some())
+    }))
 }
 
 impl Parts {
@@ -374,6 +388,7 @@ impl Parts {
         let tags: Arc<[_]> = tag::tags(&config.loader_path).into();
         let dedup = self.dedup.clone();
         let diagnostics = pixels.diagnostics.clone();
+        let frontier = self.frontier.clone();
         let app = move || {
             let (appender, driver) = journal.appender();
             actix_web::rt::spawn(driver);
@@ -389,6 +404,9 @@ impl Parts {
             actix_web::rt::spawn(diagnostics.clone().run());
             let worker =
                 Rc::new(collect::Worker { ingest, proxies, bounds, inflight, feed, metrics, tags, diagnostics });
+            if let Some(frontier) = &frontier {
+                actix_web::rt::spawn(member(frontier, worker.clone()).run());
+            }
             let events = Some(worker.clone());
             let app = App::new().configure(|services| collect::configure(services, worker));
             let app = match has_own {

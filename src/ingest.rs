@@ -17,7 +17,7 @@ use crate::event::raw::{self, MAX_RAW_BYTES};
 use crate::event::rejection::Rejection;
 use crate::event::visitor::{self, Visit};
 use crate::event::{Client, Consent, Event, RawEvent, Refusal, Warning, Warnings, privacy};
-use crate::journal::{Appender, Receipt, Refused};
+use crate::journal::{Appender, Receipt, Refused, Ticket};
 use crate::limits::{Limits, Over};
 use crate::pixel::{MAX_DIGITS, Pixel, PixelId};
 use crate::policy::{Decision, Policies, Wishes};
@@ -338,6 +338,13 @@ impl Ingest {
 }
 
 impl Ingest {
+    /// From now on no record of this worker is stamped before a moment. What it stamped until now is handed over.
+    pub fn not_before(&self, moment: Timestamp) -> Ticket {
+        self.newest.set(self.newest.get().max(moment));
+        self.appender.flush();
+        self.appender.handed_over()
+    }
+
     fn identity(&self) -> ([u8; 16], Timestamp) {
         let received = self.clock.now().max(self.newest.get());
         self.newest.set(received);

@@ -58,6 +58,9 @@ pub enum Command {
         /// Give up after so many seconds; without it, Kafka is waited for until a signal comes.
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
+        /// Then take this node out of kafka.progress_topic: it is gone for good, and nothing waits for it any more.
+        #[arg(long)]
+        retire: bool,
     },
 }
 
@@ -122,8 +125,8 @@ enum Which {
 
 /// Runs one of them.
 pub fn run(command: &Command, config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
-    if let Command::Publish { timeout, .. } = command {
-        return super::publish::run(config, timeout.map(Duration::from_secs), out);
+    if let Command::Publish { timeout, retire, .. } = command {
+        return super::publish::run(config, timeout.map(Duration::from_secs), *retire, out);
     }
     let mut log = Log::open(&config.data_dir).map_err(|error| Refusal(error.into()))?;
     match command {

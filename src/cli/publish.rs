@@ -8,8 +8,9 @@ use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::journal::Held;
+use crate::app::Refusal;
 use crate::config::Config;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, progress};
 use crate::time::{Clock, SystemClock};
 
 /// How often it is looked at, and how often it is told.
@@ -26,7 +27,11 @@ enum End {
 }
 
 /// Publishes what is left. The lock is held, and identity and cursor are the gateway's own.
-pub fn run(config: &Config, timeout: Option<Duration>, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(config: &Config, timeout: Option<Duration>, retire: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if retire && config.kafka.progress_topic.is_none() {
+        let needed = "kafka.progress_topic: empty; --retire takes a node out of it, so allowed is the gateways' own";
+        return Err(Refusal(anyhow!(needed)).into());
+    }
     let held = Held::claim(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let before = held.journal.stats().counts;
@@ -41,7 +46,7 @@ pub fn run(config: &Config, timeout: Option<Duration>, out: &mut impl Write) -> 
         // What is in hand is ended; with everything delivered only the side lane has something left.
         publisher.stop(2 * config.kafka.transaction_timeout, &*clock);
     }
-    let counts = held.journal.stats().counts;
+    let (counts, node_id) = (held.journal.stats().counts, held.node.node_id.clone());
     held.close();
     let figures = serde_json::json!({
         "published": counts.published.saturating_sub(before.published),
@@ -52,6 +57,7 @@ pub fn run(config: &Config, timeout: Option<Duration>, out: &mut impl Write) -> 
     out.flush()?;
     let left = anyhow!("{} events are left", counts.pending);
     match end {
+        End::Empty if retire => take_out(config, &node_id, counts.parked),
         End::Empty => Ok(()),
         End::Signal => Err(left.context("stopped by a signal")),
         End::Timeout => Err(left.context(match blocked {
@@ -60,6 +66,16 @@ pub fn run(config: &Config, timeout: Option<Duration>, out: &mut impl Write) -> 
         })),
         End::Hopeless(cause) => bail!("publishing is blocked until somebody mends it: {cause}; {left}"),
     }
+}
+
+/// The node's last word in the progress topic: there is no such node any more.
+fn take_out(config: &Config, node_id: &str, parked: u64) -> anyhow::Result<()> {
+    if parked > 0 {
+        bail!("not retired: {parked} events are parked here; `pixelgate parked retry` offers them again");
+    }
+    let Some(topic) = &config.kafka.progress_topic else { return Ok(()) };
+    progress::retire(&config.kafka, topic, node_id)
+        .map_err(|error| anyhow!("everything is published, and the node is not retired: {error}"))
 }
 
 async fn watch(held: &Held, publisher: &Publisher, timeout: Option<Duration>) -> anyhow::Result<End> {

@@ -171,6 +171,12 @@ pub(super) const KEYS: &[Key] = &[
         "pixelgate.rejected",
         "Where rejected requests go. Empty: they are not even journaled.",
     ),
+    key(
+        "kafka.progress_topic",
+        Text(rules::TOPIC_OR_NONE),
+        "",
+        "Where each node reports up to when all its events are in Kafka; compacted, by node. Empty: nowhere.",
+    ),
     key("kafka.partitions", OrBrokers(10_000), "-1", "Partitions of topics that pixelgate creates."),
     key("kafka.replication_factor", OrBrokers(100), "-1", "Replicas of topics that pixelgate creates."),
     key(

@@ -263,6 +263,7 @@ fn kafka(from: &Words) -> publish::Options {
         key: from.choice("kafka.key", &[("pixel_id", publish::Key::PixelId), ("record_id", publish::Key::RecordId)]),
         events_topic: from.text("kafka.events_topic"),
         rejected_topic: Some(from.text("kafka.rejected_topic")).filter(|topic| !topic.is_empty()),
+        progress_topic: Some(from.text("kafka.progress_topic")).filter(|topic| !topic.is_empty()),
         partitions: from.number("kafka.partitions") as i32,
         replication_factor: from.number("kafka.replication_factor") as i32,
         transaction_timeout: from.span("kafka.transaction_timeout"),

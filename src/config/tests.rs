@@ -272,6 +272,17 @@ fn listeners_have_ports_of_their_own() {
     assert_eq!(own.own_management().map(|address| address.port()), Some(8082));
 }
 
+#[test]
+fn progress_has_a_topic_of_its_own() {
+    for topic in ["pixelgate.events", "pixelgate.rejected"] {
+        let problems = from(&format!("[kafka]\nprogress_topic = '{topic}'\n"), &[]).unwrap_err();
+        assert!(problems[0].starts_with("kafka.progress_topic: ") && problems[0].contains("its own"), "{problems:?}");
+    }
+    let config = from("[kafka]\nprogress_topic = 'p'\n", &[]).unwrap();
+    assert_eq!(config.kafka.progress_topic.as_deref(), Some("p"));
+    assert_eq!(from("", &[]).unwrap().kafka.progress_topic, None);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_value_that_is_no_text_is_a_problem() {

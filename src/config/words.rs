@@ -83,6 +83,12 @@ impl Words {
             let text = format!("{given} pixels are more than registry.max_pixels = {most}; allowed is at most that");
             problems.push(Problem::new("registry.pixels", text));
         }
+        let topics = ["kafka.events_topic", "kafka.rejected_topic"];
+        let progress = self.text("kafka.progress_topic");
+        if let Some(same) = topics.iter().find(|path| !progress.is_empty() && self.text(path) == progress) {
+            let text = format!("{progress} is {same}; allowed is a topic of its own, since it is compacted");
+            problems.push(Problem::new("kafka.progress_topic", text));
+        }
         for (index, path) in LISTENERS.iter().enumerate().skip(1) {
             let Some(address) = self.optional_address(path) else { continue };
             for other_path in &LISTENERS[..index] {

@@ -266,6 +266,11 @@ impl Appender {
         shared.hand_over(&mut local.chunk, slot, number);
     }
 
+    /// What was handed over so far, for any thread to look at: over when the last of it is.
+    pub fn handed_over(&self) -> Ticket {
+        Ticket { slot: self.0.slot.clone(), number: self.0.local.borrow().number - 1 }
+    }
+
     /// Tells all whose commit is done.
     fn tell_done(&self) {
         let Inner { slot, local, .. } = &*self.0;

@@ -253,6 +253,11 @@ impl Journal {
         self.0.common.view.end()
     }
 
+    /// Position after the last record written, durable or not yet.
+    pub fn written(&self) -> Position {
+        Position(self.0.common.next.load(Ordering::Acquire))
+    }
+
     /// Positions at which segments begin, oldest first.
     pub fn bases(&self) -> Vec<Position> {
         self.0.common.view.snapshot().segments.iter().map(|segment| segment.base).collect()

@@ -5,7 +5,8 @@
 //! its records and the new cursor; after its commit the local copy is fsynced. Any doubt drops the client and connects
 //! again: what the cursor in Kafka says then is what happened. Only a refusal of a record for its size or content is
 //! handled within a session: tried in parts until one record is refused alone, which is parked (`parked`). Events are
-//! sent as they lie in the journal; nothing is parsed. Rejected records have a side lane (`rejects`).
+//! sent as they lie in the journal; nothing is parsed. Rejected records have a side lane (`rejects`), and so have
+//! reports of what is complete (`progress`, with the workers' word by `frontier`).
 //!
 //! `retry` offers parked records again. `sink` is the seam to Kafka, `kafka` the client library behind it, `fault` the
 //! one table of its error codes.
@@ -14,8 +15,10 @@ mod ahead;
 pub mod ask;
 pub mod cursor;
 mod fault;
+pub mod frontier;
 mod kafka;
 pub mod parked;
+pub mod progress;
 pub mod properties;
 mod refusal;
 mod rejects;
@@ -34,6 +37,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cursor::KafkaCursor;
+use frontier::Frontier;
 use properties::Properties;
 use rejects::Lane;
 pub use stats::{Cause, ErrorKind, Stats};
@@ -81,6 +85,8 @@ pub struct Options {
     pub events_topic: String,
     /// `kafka.rejected_topic`; `None`: rejects are passed over.
     pub rejected_topic: Option<String>,
+    /// `kafka.progress_topic`; `None`: nothing is reported.
+    pub progress_topic: Option<String>,
     /// `kafka.partitions` of topics that are made; -1: the broker's own.
     pub partitions: i32,
     /// `kafka.replication_factor` of topics that are made; -1: the broker's own.
@@ -113,6 +119,27 @@ fn identity(node_id: &str, journal: &Journal) -> String {
     format!("pixelgate.{node_id}.{}", crate::journal::hex::encode(&journal.id()))
 }
 
+/// What reports progress, if that is wanted.
+fn reporter(
+    options: &Options,
+    node_id: &str,
+    journal: &Journal,
+    stats: &Arc<Stats>,
+    clock: &Arc<dyn Clock>,
+) -> Option<progress::Worker> {
+    let topic = options.progress_topic.clone()?;
+    let begin = progress::promised(journal.data_dir(), clock.now());
+    Some(progress::Worker {
+        options: options.clone(),
+        topic,
+        node_id: node_id.to_owned(),
+        journal: journal.clone(),
+        stats: stats.clone(),
+        clock: clock.clone(),
+        frontier: Arc::new(Frontier::new(begin)),
+    })
+}
+
 /// The running publisher.
 pub struct Publisher {
     /// Figures.
@@ -120,6 +147,9 @@ pub struct Publisher {
     stop_at: Arc<StopAt>,
     journal: Journal,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// What workers join if progress is reported.
+    pub frontier: Option<Arc<Frontier>>,
+    progress: Option<progress::Lane>,
 }
 
 impl Publisher {
@@ -134,6 +164,7 @@ impl Publisher {
         let identity = identity(node_id, &journal);
         let cluster = kafka::Cluster { options: options.clone(), identity: identity.clone(), journal: journal.clone() };
         let mut lane = Lane::start(&options, stats.clone(), clock.clone())?;
+        let reporter = reporter(&options, node_id, &journal, &stats, &clock);
         let work = Work::new(
             Box::new(cluster),
             options,
@@ -148,13 +179,16 @@ impl Publisher {
                 }
             }),
         );
-        Publisher::spawn(work)
+        let mut publisher = Publisher::spawn(work)?;
+        publisher.frontier = reporter.as_ref().map(|reporter| reporter.frontier.clone());
+        publisher.progress = reporter.map(progress::Lane::start).transpose()?;
+        Ok(publisher)
     }
 
     fn spawn(work: Work) -> std::io::Result<Publisher> {
         let (stats, stop_at, journal) = (work.stats.clone(), work.stop_at.clone(), work.journal.clone());
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(move || work.run())?;
-        Ok(Publisher { stats, stop_at, journal, thread: Mutex::new(Some(thread)) })
+        Ok(Publisher { stats, stop_at, journal, thread: Mutex::new(Some(thread)), frontier: None, progress: None })
     }
 
     /// Whether the thread does its work or was told to stop. Otherwise it ended by a fault of this program.
@@ -172,6 +206,14 @@ impl Publisher {
     /// transaction was in hand even then: Kafka decides it, and the next start asks.
     pub fn stop(&self, timeout: Duration, clock: &dyn Clock) -> bool {
         let deadline = clock.monotonic() + timeout;
+        let stopped = self.stop_publishing(deadline, clock);
+        if let Some(progress) = &self.progress {
+            progress.stop(deadline.saturating_sub(clock.monotonic()));
+        }
+        stopped
+    }
+
+    fn stop_publishing(&self, deadline: Duration, clock: &dyn Clock) -> bool {
         self.stop_at.set(deadline);
         self.journal.wake_readers();
         let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };

@@ -15,9 +15,31 @@ pub(super) const ASK: Duration = Duration::from_secs(10);
 /// Looks at a new topic, and the pause between two: brokers tell each other of it a little later.
 const LOOKS: (u32, Duration) = (40, Duration::from_millis(50));
 
+/// What a topic is made with beside what the options say.
+pub(super) struct Make {
+    /// Instead of `kafka.partitions`.
+    partitions: Option<i32>,
+    settings: &'static [(&'static str, &'static str)],
+}
+
+/// One whose last record of each key is what counts. Compacted soon, as there is a record per node and round.
+pub(super) const COMPACTED: Make =
+    Make { partitions: Some(1), settings: &[("cleanup.policy", "compact"), ("segment.ms", "3600000")] };
+
 /// A topic must exist before the first transaction: the cursor's offset is kept for one of its partitions.
 pub(super) fn make_sure_of<C: ClientContext>(
     topic: &str,
+    base: &ClientConfig,
+    client: &Client<C>,
+    options: &Options,
+) -> Result<(), Doubt> {
+    make_sure_of_as(topic, &Make { partitions: None, settings: &[] }, base, client, options)
+}
+
+/// The same, made in another way if it is not there.
+pub(super) fn make_sure_of_as<C: ClientContext>(
+    topic: &str,
+    make: &Make,
     base: &ClientConfig,
     client: &Client<C>,
     options: &Options,
@@ -26,7 +48,9 @@ pub(super) fn make_sure_of<C: ClientContext>(
         return Ok(());
     }
     let admin: AdminClient<DefaultClientContext> = base.create().map_err(|error| Doubt::of("admin client", &error))?;
-    let new = NewTopic::new(topic, options.partitions, TopicReplication::Fixed(options.replication_factor));
+    let (partitions, replication) = (make.partitions.unwrap_or(options.partitions), options.replication_factor);
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+    let new = make.settings.iter().fold(new, |new, (name, value)| new.set(name, value));
     let limits = AdminOptions::new().operation_timeout(Some(ASK)).request_timeout(Some(ASK));
     let made = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -208,6 +208,8 @@ impl Work {
         }
         self.known = Some(kafka);
         (self.attempted, self.fenced) = (None, false);
+        // Also back, if Kafka knows less than it did.
+        self.stats.reach(at);
         self.connected = true;
         self.stats.take_in_hand(true);
         if connecting_failed {

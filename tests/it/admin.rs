@@ -49,6 +49,13 @@ impl Broker {
         done.unwrap().remove(0).unwrap();
     }
 
+    /// A setting of a topic.
+    pub fn topic_setting(&self, topic: &str, name: &str) -> String {
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let told = with_admin(self, async |admin, options| admin.describe_configs(&asked, options).await);
+        told.unwrap().remove(0).unwrap().get(name).and_then(|entry| entry.value.clone()).unwrap_or_default()
+    }
+
     /// Makes a topic have so many partitions.
     pub fn add_partitions(&self, topic: &str, count: usize) {
         let change = NewPartitions::new(topic, count);

@@ -5,6 +5,7 @@
 mod activator;
 mod audit;
 mod client;
+mod consumer;
 mod desk;
 mod exposition;
 mod gateway;
@@ -86,8 +87,6 @@ mod combination;
 #[cfg(feature = "e2e")]
 mod console_browser;
 #[cfg(feature = "e2e")]
-mod consumer;
-#[cfg(feature = "e2e")]
 mod consumers;
 #[cfg(feature = "e2e")]
 mod consumers_sql;
@@ -125,6 +124,8 @@ mod parking;
 mod postgres;
 #[cfg(feature = "e2e")]
 mod precheck;
+#[cfg(feature = "e2e")]
+mod progress;
 #[cfg(feature = "e2e")]
 mod proxy;
 #[cfg(feature = "e2e")]

@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::Path;
 
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use regex::Regex;
 use serde_json::Value;
 
 use super::client::Client;
-use super::gateway::{PIXEL, Site};
+use super::consumer::read_committed;
+use super::gateway::{PIXEL, Site, until};
 
 fn schema(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema").join(name);
@@ -20,7 +23,7 @@ fn violations(schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) 
     for (keyword, rule) in rules {
         let fine = match keyword.as_str() {
             "$schema" | "$id" | "title" | "description" => true,
-            "type" => rule == type_of(value),
+            "type" => rule == type_of(value) || (rule == "integer" && value.is_u64()),
             "const" => rule == value,
             "enum" => rule.as_array().unwrap().contains(value),
             "pattern" => value.as_str().is_none_or(|text| Regex::new(rule.as_str().unwrap()).unwrap().is_match(text)),
@@ -103,10 +106,37 @@ fn real_records_keep_their_schema() {
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(text.lines().count(), count, "{text}");
         for line in text.lines() {
-            let record = serde_json::from_str(line).unwrap();
+            let mut record: Value = serde_json::from_str(line).unwrap();
             assert_eq!(check(&schema(name), &record), Vec::<String>::new(), "{line}");
+            record["a_later_field"] = serde_json::json!({"of": ["any", 1, null]});
+            assert_eq!(check(&schema(name), &record), Vec::<String>::new(), "later versions add fields");
         }
     }
+}
+
+#[test]
+fn reports_of_progress_keep_their_schema() {
+    let mock: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    for topic in ["pixelgate.events", "pixelgate.rejected", "pixelgate.progress"] {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let brokers = mock.bootstrap_servers();
+    let site = Site::new(&format!("[kafka]\nbrokers = \"{brokers}\"\nprogress_topic = \"pixelgate.progress\"\n"));
+    let gateway = site.start();
+    let reports = || read_committed(&brokers, "pixelgate.progress");
+    until("a report", || !reports().is_empty());
+    let mut client = Client::connect(site.public).unwrap();
+    assert_eq!(client.get(&format!("/offsite_event.php?id={PIXEL}")).unwrap().status, 200);
+    drop(client);
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    let reports = reports();
+    for report in &reports {
+        let value: Value = serde_json::from_str(&report.value).unwrap();
+        assert_eq!(check(&schema("progress.v1.json"), &value), Vec::<String>::new(), "{value}");
+        assert_eq!(report.key.as_deref(), value["node_id"].as_str());
+    }
+    let last: Value = serde_json::from_str(&reports.last().unwrap().value).unwrap();
+    assert_eq!((&last["published"], &last["position"]), (&1.into(), &1.into()), "the end of a run reports: {last}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn what_can_only_be_mended_by_a_person_exits_2_and_changes_nothing() {
         assert!(output.stdout.is_empty());
     };
     refused(&["journal", "publish"], "--until-empty");
+    refused(&["journal", "publish", "--until-empty", "--retire"], "kafka.progress_topic");
     refused(&PUBLISH, "kafka.brokers");
     refused(&["parked", "retry"], "kafka.brokers");
     site.reconfigure("brokers = []", &format!("brokers = [\"{}\"]", free_address()));

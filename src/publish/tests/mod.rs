@@ -3,6 +3,7 @@
 mod flow;
 mod mock;
 mod parking;
+mod progress;
 mod retry;
 
 use std::collections::VecDeque;
@@ -75,6 +76,7 @@ fn options() -> Options {
         delivery: Delivery::ExactlyOnce,
         events_topic: "events".into(),
         rejected_topic: Some("rejected".into()),
+        progress_topic: None,
         partitions: -1,
         replication_factor: -1,
         key: Key::PixelId,
