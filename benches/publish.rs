@@ -51,6 +51,7 @@ fn options(brokers: &str, delivery: Delivery) -> publish::Options {
         rejected_topic: None,
         partitions: 4,
         progress_topic: None,
+        cloudevents: false,
         replication_factor: 1,
         key: Key::PixelId,
         transaction_timeout: Duration::from_secs(15),

@@ -19,6 +19,8 @@ mod baseline;
 #[expect(dead_code, reason = "the tests do more with it")]
 mod broker;
 mod load;
+#[path = "../../tests/it/maven.rs"]
+mod maven;
 mod place;
 mod report;
 mod requests;

@@ -186,6 +186,12 @@ pub(super) const KEYS: &[Key] = &[
         "What partitions go by; record_id: hot pixels spread over all partitions.",
     ),
     key(
+        "kafka.cloudevents",
+        Truth,
+        "false",
+        "Each record is a CloudEvent as well: its attributes in headers, its value unchanged.",
+    ),
+    key(
         "kafka.transaction_timeout",
         Span(SECOND, HOUR),
         "15s",

@@ -266,6 +266,7 @@ fn kafka(from: &Words) -> publish::Options {
         progress_topic: Some(from.text("kafka.progress_topic")).filter(|topic| !topic.is_empty()),
         partitions: from.number("kafka.partitions") as i32,
         replication_factor: from.number("kafka.replication_factor") as i32,
+        cloudevents: from.truth("kafka.cloudevents"),
         transaction_timeout: from.span("kafka.transaction_timeout"),
         client: from.properties("kafka.client"),
     }

@@ -15,11 +15,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::cursor::{KafkaCursor, Standing};
 use super::fault::{self, Doubt, Fault};
+use super::message::{self, headers, key_of};
 use super::sink::{Care, Session, Sink};
 use super::topics::{ASK, make_sure_of};
 use super::wait::{STEPS, WATCHDOG_GRACE, Wait};
 use super::within::CALLS;
-use super::{Delivery, Key, Options};
+use super::{Delivery, Options};
 use crate::journal::{Entry, Journal};
 use crate::record::Position;
 
@@ -149,15 +150,6 @@ pub(super) fn producer(base: &ClientConfig, options: &Options) -> ClientConfig {
     producer
 }
 
-/// The Kafka key of a record, in `text` if it must be written.
-pub(super) fn key_of<'a>(key: Key, entry: &Entry<'a>, text: &'a mut [u8; 36]) -> Option<&'a [u8]> {
-    match key {
-        _ if entry.key.is_empty() => None,
-        Key::PixelId => Some(entry.key),
-        Key::RecordId => Some(uuid::Uuid::from_bytes(entry.head.id).hyphenated().encode_lower(text).as_bytes()),
-    }
-}
-
 /// A connected client.
 struct Client {
     options: Options,
@@ -170,6 +162,8 @@ struct Client {
     care: Care,
     /// A transaction has begun.
     open: bool,
+    /// `ce_source`, with `kafka.cloudevents`.
+    source: Option<String>,
 }
 
 impl Client {
@@ -194,8 +188,8 @@ impl Client {
         }
         let producer = connect_producer(&base, options, identity, &context, care)?;
         let (options, identity) = (options.clone(), identity.to_owned());
-        let consumer = Arc::new(consumer);
-        Ok(Client { options, identity, producer, consumer, context, cluster_id, care, open: false })
+        let (consumer, source) = (Arc::new(consumer), options.cloudevents.then(|| message::source(&identity)));
+        Ok(Client { options, identity, producer, consumer, context, cluster_id, care, open: false, source })
     }
 
     fn is_transactional(&self) -> bool {
@@ -330,6 +324,9 @@ impl Session for Client {
                 .timestamp(entry.head.time_ms as i64);
         if let Some(key) = key_of(self.options.key, entry, &mut text) {
             record = record.key(key);
+        }
+        if let Some(source) = &self.source {
+            record = record.headers(headers(source, entry));
         }
         let mut wait = Wait::new(&self.options);
         loop {
@@ -469,21 +466,4 @@ fn of_cursor(doing: &str, error: &KafkaError) -> Doubt {
 fn nowhere() -> Standing {
     let cursor = KafkaCursor { position: Position(0), incarnation: [0; 16], record_id: [0; 16] };
     Standing { cursor, retried: Vec::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::{Head, Kind};
-
-    #[test]
-    fn records_without_a_key_have_none_whatever_the_key_is() {
-        let head = Head { kind: Kind::Event, id: [0xab; 16], time_ms: 0 };
-        let entry = |key| Entry { position: Position(0), head, key, body: b"{}" };
-        let mut text = [0; 36];
-        assert_eq!(key_of(Key::PixelId, &entry(b"42"), &mut text), Some(&b"42"[..]));
-        let id = b"abababab-abab-abab-abab-abababababab";
-        assert_eq!(key_of(Key::RecordId, &entry(b"42"), &mut text), Some(&id[..]));
-        assert_eq!(key_of(Key::RecordId, &entry(b""), &mut text), None);
-    }
 }

@@ -17,6 +17,7 @@ pub mod cursor;
 mod fault;
 pub mod frontier;
 mod kafka;
+mod message;
 pub mod parked;
 pub mod progress;
 pub mod properties;
@@ -93,6 +94,8 @@ pub struct Options {
     pub replication_factor: i32,
     /// `kafka.key`.
     pub key: Key,
+    /// `kafka.cloudevents`: records have the headers of a CloudEvent.
+    pub cloudevents: bool,
     /// `kafka.transaction_timeout`.
     pub transaction_timeout: Duration,
     /// `kafka.client`: further librdkafka properties.
@@ -163,7 +166,7 @@ impl Publisher {
         let (stats, stop_at) = (Arc::new(Stats::default()), Arc::new(StopAt::never()));
         let identity = identity(node_id, &journal);
         let cluster = kafka::Cluster { options: options.clone(), identity: identity.clone(), journal: journal.clone() };
-        let mut lane = Lane::start(&options, stats.clone(), clock.clone())?;
+        let mut lane = Lane::start(&options, &identity, stats.clone(), clock.clone())?;
         let reporter = reporter(&options, node_id, &journal, &stats, &clock);
         let work = Work::new(
             Box::new(cluster),

@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use super::fault::{Doubt, Fault};
 use super::stats::Stats;
 use super::topics::make_sure_of;
-use super::{Options, kafka};
+use super::{Options, kafka, message};
 use crate::journal::Entry;
 use crate::record::Position;
 use crate::time::Clock;
@@ -53,10 +53,16 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Starts the lane, if there is a topic for it.
-    pub(super) fn start(options: &Options, stats: Arc<Stats>, clock: Arc<dyn Clock>) -> std::io::Result<Option<Lane>> {
+    pub(super) fn start(
+        options: &Options,
+        identity: &str,
+        stats: Arc<Stats>,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Option<Lane>> {
         let Some(topic) = options.rejected_topic.clone() else { return Ok(None) };
         let (sender, receiver) = sync_channel(WAITING);
-        let worker = Worker { options: options.clone(), topic, receiver, stats: stats.clone(), clock, said: None };
+        let (options, source) = (options.clone(), options.cloudevents.then(|| message::source(identity)));
+        let worker = Worker { options, topic, source, receiver, stats: stats.clone(), clock, said: None };
         let thread = std::thread::Builder::new().name("rejects".into()).spawn(move || worker.run())?;
         Ok(Some(Lane { sender: Some(sender), thread: Some(thread), stats, stalled: false }))
     }
@@ -122,6 +128,8 @@ impl ProducerContext for Context {
 struct Worker {
     options: Options,
     topic: String,
+    /// `ce_source`, with `kafka.cloudevents`.
+    source: Option<String>,
     receiver: Receiver<Reject>,
     stats: Arc<Stats>,
     clock: Arc<dyn Clock>,
@@ -191,8 +199,11 @@ impl Worker {
         let mut text = [0; 36];
         let mut record: BaseRecord<'_, [u8], [u8]> =
             BaseRecord::to(&self.topic).payload(&body[..]).timestamp(head.time_ms as i64);
-        if let Some(key) = kafka::key_of(self.options.key, &entry, &mut text) {
+        if let Some(key) = message::key_of(self.options.key, &entry, &mut text) {
             record = record.key(key);
+        }
+        if let Some(source) = &self.source {
+            record = record.headers(message::headers(source, &entry));
         }
         loop {
             match producer.send(record) {

@@ -206,7 +206,8 @@ fn the_console_consumer_shows_each_record_once() {
     // It would wait for more; what it shows by then is all.
     let output = command.args(["--timeout-ms", "20000"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let records = text.lines().map(|line| line.split_once('\t').expect(line));
+    // Its own word that nothing more came is a line without a key.
+    let records = text.lines().filter_map(|line| line.split_once('\t'));
     published.assert_each_once(records.map(|(key, value)| {
         assert_eq!(key, PIXEL);
         value
@@ -223,7 +224,9 @@ fn is_through(published: &Published, topic: &str, group: &str) -> bool {
     config.set("bootstrap.servers", published.broker.address()).set("group.id", group);
     let consumer: BaseConsumer = config.create().unwrap();
     let mut asked = TopicPartitionList::new();
-    last.keys().for_each(|partition| drop(asked.add_partition(topic, *partition)));
+    for partition in last.keys() {
+        asked.add_partition(topic, *partition);
+    }
     let Ok(found) = consumer.committed_offsets(asked, Duration::from_secs(10)) else { return false };
     found.elements().iter().all(|of| of.offset().to_raw() >= Some(last[&of.partition()]))
 }

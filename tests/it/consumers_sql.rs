@@ -107,6 +107,13 @@ fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_else(|| panic!("no number: {value}"))
 }
 
+/// Prints what the page's program found, a line a row; as text, since numbers of JSON are not exact here.
+const ROWS: &str = r#"
+import json
+for row in conversions.collect():
+    print("ROW", json.dumps({name: None if value is None else str(value) for name, value in row.asDict().items()}))
+"#;
+
 #[test]
 fn spark_counts_each_conversion_once_with_exact_sums_also_of_records_of_a_later_version() {
     let published = Published::shared();
@@ -115,8 +122,7 @@ fn spark_counts_each_conversion_once_with_exact_sums_also_of_records_of_a_later_
     let submit = words("spark-submit");
     assert_eq!(submit[..2], ["spark-submit", "--packages"]);
     let jars = jar_list(&maven::jars("spark", &submit[2..3]));
-    let program = published.adapt(&block("spark")).replace(published.topic, published.newer_topic)
-        + "\nfor row in conversions.toJSON().collect(): print('ROW', row)\n";
+    let program = published.adapt(&block("spark")).replace(published.topic, published.newer_topic) + ROWS;
     fs::write(directory.path().join(&submit[3]), program).unwrap();
     let options = format!(
         "--master local[1] --conf spark.ui.enabled=false --conf spark.sql.shuffle.partitions=1 \

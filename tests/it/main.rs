@@ -17,9 +17,11 @@ mod shim;
 mod journal_files;
 
 mod abuse;
+mod asyncapi;
 mod batch;
 mod bounds;
 mod cli;
+mod cloudevents;
 mod config;
 mod console;
 mod crash;

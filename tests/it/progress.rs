@@ -113,7 +113,7 @@ fn what_is_reported_as_complete_is_there_through_kills_outages_and_clocks_that_a
         shim.shift_clock(shift);
         wait_published(&site, &gateway, 100);
         thread::sleep(random.millis(0, 400));
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             gateway.kill();
             gateway = site.start();
             wait_published(&site, &gateway, 50);

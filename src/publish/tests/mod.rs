@@ -77,6 +77,7 @@ fn options() -> Options {
         events_topic: "events".into(),
         rejected_topic: Some("rejected".into()),
         progress_topic: None,
+        cloudevents: false,
         partitions: -1,
         replication_factor: -1,
         key: Key::PixelId,
