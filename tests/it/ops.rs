@@ -11,7 +11,11 @@ fn checks(site: &Site) -> (u16, Value) {
 }
 
 fn is_alive(site: &Site) -> bool {
-    Client::connect(site.ops).unwrap().get("/livez").unwrap().status == 200
+    let reply = Client::connect(site.ops).unwrap().get("/livez").unwrap();
+    if reply.status != 200 {
+        eprintln!("/livez: {}", String::from_utf8_lossy(&reply.body));
+    }
+    reply.status == 200
 }
 
 #[test]
