@@ -4,6 +4,9 @@
 //! process is told who has it and not that an address is in use. Stop: unready → delay → stop listening → what is in
 //! flight → last commit → exit.
 
+mod heed;
+mod listeners;
+
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use futures_util::future::join_all;
 
+use self::listeners::{Listeners, Security};
 use crate::config::{self, Config};
 use crate::dedup::{Dedup, Rebuild};
 use crate::diagnostics::Diagnostics;
@@ -26,13 +30,13 @@ use crate::http::listen::Passed;
 use crate::http::management::proxy;
 use crate::http::ops::pulse::Pulse;
 use crate::http::ops::{Life, Phase};
+use crate::http::tls::{Renewal, Tls};
 use crate::http::{management, ops, tag};
 use crate::ingest::Ingest;
 use crate::journal::{Health, Journal, OpenError};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
-use crate::preflight::{self, Finding};
 use crate::publish::frontier::{Frontier, Member};
 use crate::publish::{self, Publisher};
 use crate::registry::sync::{self, Sync};
@@ -105,32 +109,16 @@ pub struct Running {
     life: Arc<Life>,
     feed: Arc<Feed>,
     rebuild: Option<Rebuild>,
+    renewal: Option<Arc<Renewal>>,
     config: Config,
     node: Node,
-}
-
-fn bind(key: &str, address: SocketAddr, passed: Option<TcpListener>) -> anyhow::Result<TcpListener> {
-    if let Some(listener) = passed {
-        tracing::info!(%address, "{key}: on a socket that was handed over");
-        return Ok(listener);
-    }
-    TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}"))
-}
-
-/// Refuses what `check` calls a problem.
-fn heed(finding: Option<Finding>) -> anyhow::Result<()> {
-    match finding {
-        Some(Finding::Problem(text)) => return Err(Refusal(anyhow::anyhow!(text)).into()),
-        Some(Finding::Warning(text)) => tracing::warn!("{text}"),
-        None => {}
-    }
-    Ok(())
 }
 
 /// Management's own listener.
 fn serve_management(
     config: &Config,
     listener: TcpListener,
+    tls: Option<Tls>,
     pixels: &Arc<management::State>,
 ) -> anyhow::Result<Serving> {
     let pixels = pixels.clone();
@@ -141,7 +129,7 @@ fn serve_management(
         Served { app, events: None }
     };
     let connections = door::Options { workers: 1, serves_events: false, ..connections(config) };
-    door::serve(connections, listener, app).context("management.listen")
+    door::serve(connections, listener, tls, app).context("management.listen")
 }
 
 /// How the public listener's connections are served.
@@ -162,25 +150,18 @@ impl Running {
     pub fn start(mut config: Config, passed: Passed) -> anyhow::Result<Running> {
         config.listen_on(passed.addresses());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        heed(preflight::file_system(&config))?;
-        heed(preflight::management(&config))?;
-        heed(preflight::proxies(&config))?;
-        heed(preflight::cookie(&config))?;
-        heed(preflight::kafka_client(&config))?;
-        heed(preflight::upstream(&config))?;
+        heed::all(&config)?;
         let node = Node::claim(&config.data_dir, config.node_id.as_deref()).map_err(Refusal::of_claim)?;
-        let public = bind("server.listen", config.server.listen, passed.public)?;
-        let ops = bind("ops.listen", config.ops_listen, passed.ops)?;
-        let own = config.own_management();
-        let management = own.map(|listen| bind("management.listen", listen, passed.management)).transpose()?;
-        let (public_address, ops_address) = (public.local_addr()?, ops.local_addr()?);
-        let management_address = management.as_ref().map(TcpListener::local_addr).transpose()?;
+        let Listeners { public: (public, public_address), ops: (ops, ops_address), management } =
+            Listeners::open(&config, passed)?;
+        let (management, management_address) = management.unzip();
         let metrics = Arc::new(Metrics::new(clock.now()));
         // An older program leaves a newer one's directory as it is: asked before the journal opens a segment in it.
         registry::tokens::refuse_newer(&config.data_dir).map_err(Refusal::of_registry)?;
         let journal =
             Journal::open(config.journal.clone(), clock.clone(), metrics.clone()).map_err(Refusal::of_journal)?;
         journal.inflight().bound(config.server.max_inflight_bytes);
+        let security = Security::new(&config, &metrics, journal.inflight())?;
         let (dedup, rebuild) = remember(&config, &journal, &*clock)?;
         let registry = Registry::open(config.registry.clone(), clock.clone()).map_err(Refusal::of_registry)?;
         let mut publisher = None;
@@ -196,24 +177,31 @@ impl Running {
         let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed, dedup, frontier };
         let pixels = parts.management(&config, &node)?;
         let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
-        let management_server = management.map(|listener| serve_management(&config, listener, &pixels)).transpose()?;
+        let (tls, renewal) = security.map(|security| (security.tls, security.renewal)).unzip();
+        let serve = |listener| serve_management(&config, listener, tls.clone(), &pixels);
+        let management_server = management.map(serve).transpose()?;
         wait_for(rebuild.as_ref(), &*parts.clock);
-        let public_server = parts.serve_public(&config, public, &node, pixels.clone())?;
+        let public_server = parts.serve_public(&config, (public, tls), &node, pixels.clone())?;
         let publishing = publisher.as_ref().map(|publisher| publisher.stats.clone());
-        let ops_server = parts.serve_ops(ops, (ops_address, public_address), publishing, pixels)?;
+        let ops_server = parts.serve_ops(ops, (ops_address, public_address), publishing, renewal.clone(), pixels)?;
         let Parts { journal, registry, life, feed, .. } = parts;
-        let ops_handle = ops_server.handle();
-        actix_web::rt::spawn(ops_server);
+        if let Some(renewal) = &renewal {
+            actix_web::rt::spawn(renewal.clone().run());
+        }
         let run = |serving: Serving| {
             actix_web::rt::spawn(serving.server);
             serving.exit
         };
+        let (public_exit, management_exit) = (run(public_server), management_server.map(run));
+        // Last: it tells of workers, and those of the public listener are there once it has begun.
+        let ops_handle = ops_server.handle();
+        actix_web::rt::spawn(ops_server);
         Ok(Running {
             public: public_address,
             ops: ops_address,
             management: management_address,
-            public_exit: run(public_server),
-            management_exit: management_server.map(run),
+            public_exit,
+            management_exit,
             ops_server: ops_handle,
             journal,
             registry,
@@ -222,6 +210,7 @@ impl Running {
             life,
             feed,
             rebuild,
+            renewal,
             config,
             node,
         })
@@ -234,6 +223,19 @@ impl Running {
         match self.management {
             Some(management) => tracing::info!(node_id, %public, %ops, %management, "serving"),
             None => tracing::info!(node_id, %public, %ops, "serving"),
+        }
+    }
+
+    /// Whether visitors come by TLS.
+    pub fn is_tls(&self) -> bool {
+        self.renewal.is_some()
+    }
+
+    /// Reads what may change while it runs: the certificate.
+    pub async fn reload(&self) {
+        match &self.renewal {
+            Some(renewal) => renewal.clone().look_aside(true).await,
+            None => tracing::info!("there is no certificate to read anew; a config is read at a start only"),
         }
     }
 
@@ -352,6 +354,7 @@ impl Parts {
         let registry = self.registry.clone();
         let snippet = management::wire::Snippet::new(&server.public_url, value, currency);
         Ok(Arc::new(management::State {
+            is_tls: server.tls.is_some(),
             proxy: config.upstream.as_ref().map(|upstream| self.upstream(upstream, config)).transpose()?,
             body: server.body(),
             inflight: self.journal.inflight(),
@@ -369,7 +372,7 @@ impl Parts {
     fn serve_public(
         &self,
         config: &Config,
-        listener: TcpListener,
+        (listener, tls): (TcpListener, Option<Tls>),
         node: &Node,
         pixels: Arc<management::State>,
     ) -> anyhow::Result<Serving> {
@@ -415,7 +418,7 @@ impl Parts {
             };
             Served { app, events }
         };
-        door::serve(connections(config), listener, app).context("server.listen")
+        door::serve(connections(config), listener, tls, app).context("server.listen")
     }
 
     fn sync(&self, proxy: &proxy::Options) -> anyhow::Result<Arc<Sync>> {
@@ -441,6 +444,7 @@ impl Parts {
         listener: TcpListener,
         (address, public): (SocketAddr, SocketAddr),
         publishing: Option<Arc<publish::Stats>>,
+        renewal: Option<Arc<Renewal>>,
         management: Arc<management::State>,
     ) -> anyhow::Result<Server> {
         let state = Arc::new(ops::State {
@@ -452,6 +456,7 @@ impl Parts {
             heartbeat: ops::HEARTBEAT,
             address,
             public,
+            renewal,
             management,
             publishing,
             metrics: self.metrics.clone(),

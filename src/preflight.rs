@@ -8,11 +8,15 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::units::write_bytes;
 use crate::filesystem::{self, Verdict};
+use crate::http::tls::Pair;
 use crate::journal::frame::MAX_RECORD_BYTES;
 use crate::publish::ask::{self, Answer};
 use crate::registry::{self, commands};
+use crate::time::{Clock, SystemClock};
 use crate::upstream;
 
+/// A certificate that expires within this time is told: automatic renewal is long overdue by then.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long a check waits for a connection to the upstream.
 const UPSTREAM_WAITS: Duration = Duration::from_secs(3);
 
@@ -82,6 +86,27 @@ pub fn cookie(config: &Config) -> Option<Finding> {
             "cookie.secure: server.public_url = {url} is no https, so browsers drop the cookie there"
         ))
     })
+}
+
+/// The certificate and its key, if there are to be any. Warnings that go with them are told to `warn`.
+pub fn certificate(config: &Config, mut warn: impl FnMut(String)) -> Result<Option<Pair>, String> {
+    let Some(tls) = &config.server.tls else { return Ok(None) };
+    let pair = tls.files.read().map_err(|fault| fault.to_string())?;
+    let (now, path) = (SystemClock.now(), tls.files.certificate.display());
+    let (expires, begins) = (pair.expires.to_rfc3339(), pair.begins.to_rfc3339());
+    if pair.expires <= now {
+        warn(format!("server.tls.certificate: {path}: it expired {expires}; browsers refuse it, renew it"));
+    } else if pair.expires.0 - now.0 < SOON.as_millis() as u64 {
+        warn(format!("server.tls.certificate: {path}: it expires {expires}; renew it"));
+    }
+    if pair.begins > now {
+        warn(format!("server.tls.certificate: {path}: it is not valid before {begins}; look at the clock"));
+    }
+    if pair.is_exposed {
+        let key = tls.files.key.display();
+        warn(format!("server.tls.key: {key}: every user of this machine may read it; chmod o= it"));
+    }
+    Ok(Some(pair))
 }
 
 /// Whether librdkafka makes a client of the config at all.

@@ -45,7 +45,7 @@ const LAYERS: &[(&str, &str)] = &[
         "record pixel time secret event limits policy journal registry upstream feed dedup ingest publish http \
          telemetry node",
     ),
-    ("preflight", "journal registry upstream publish config filesystem"),
+    ("preflight", "time journal registry upstream http publish config filesystem"),
     ("app", "*"),
     ("cli", "*"),
     ("main", "*"),

@@ -56,6 +56,9 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
         found.add(preflight::file_system(config));
         data_dir(config, &mut found);
     }
+    if let Err(problem) = preflight::certificate(config, |warning| found.warnings.push(warning)) {
+        found.problem(problem);
+    }
     found.add(preflight::management(config));
     found.add(preflight::upstream(config));
     found.add(preflight::upstream_answers(config));

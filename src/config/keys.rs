@@ -81,6 +81,22 @@ pub(super) const KEYS: &[Key] = &[
         "X-Forwarded-For is ignored and counted, and limits.per_ip not enforced where it is sent",
         "Proxies whose X-Forwarded-For is believed, as 10.0.0.0/8 or 10.1.2.3. None, []: visitors connect directly.",
     ),
+    unset(
+        "server.tls.certificate",
+        Text(rules::PATH),
+        "plain HTTP",
+        "PEM file with the certificate and those above it: then the public listener, and management's own, speak TLS, \
+         HTTP/1.1 and HTTP/2. Read anew when it changes, and on SIGHUP.",
+    ),
+    unset("server.tls.key", Text(rules::PATH), "plain HTTP", "PEM file with the certificate's key."),
+    key("server.tls.min_version", Choice(&["1.2", "1.3"]), "1.2", "Oldest version of TLS that is spoken."),
+    key(
+        "server.tls.hsts_max_age",
+        Span(0, 3650 * DAY),
+        "0s",
+        "How long browsers shall come by https only (Strict-Transport-Security). 0s: not said.",
+    ),
+    key("server.tls.hsts_include_subdomains", Truth, "false", "true: that holds for all hosts below this one as well."),
     key("server.max_connections", Number(1, 1_000_000), "10000", "Open connections, all workers together."),
     key(
         "server.max_header_bytes",

@@ -27,7 +27,7 @@ use words::Words;
 
 use crate::event::privacy::{self, ClientIp, UrlQuery};
 use crate::event::visitor;
-use crate::http::{body, client};
+use crate::http::{body, client, tls};
 use crate::ingest::{self, UnknownPixel};
 use crate::policy::{self, Policies, Treatment};
 use crate::registry::database::Address;
@@ -85,6 +85,8 @@ pub struct Server {
     pub workers: usize,
     /// `server.public_url`, without a trailing slash.
     pub public_url: String,
+    /// `server.tls.*`, if there is a certificate.
+    pub tls: Option<tls::Options>,
     /// `server.trusted_proxies`; `None` if nobody said.
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// `server.max_connections`, per process.
@@ -149,8 +151,9 @@ impl Config {
     pub fn listen_on(&mut self, [public, ops, management]: [Option<SocketAddr>; 3]) {
         let own_management = self.own_management();
         if let Some(public) = public {
-            if self.server.public_url == words::public_url(self.server.listen) {
-                self.server.public_url = words::public_url(public);
+            let derived = |listen| words::public_url(listen, self.server.tls.is_some());
+            if self.server.public_url == derived(self.server.listen) {
+                self.server.public_url = derived(public);
             }
             self.server.listen = public;
         }
@@ -200,6 +203,7 @@ fn server(from: &Words) -> Server {
         listen: from.address("server.listen"),
         workers: from.count("server.workers"),
         public_url: from.text("server.public_url").trim_end_matches('/').to_owned(),
+        tls: tls(from),
         trusted_proxies: from
             .optional_list("server.trusted_proxies")
             .map(|nets| nets.iter().filter_map(|net| client::parse_net(net)).collect()),
@@ -212,6 +216,18 @@ fn server(from: &Words) -> Server {
         shutdown_delay: from.span("server.shutdown_delay"),
         shutdown_timeout: from.span("server.shutdown_timeout"),
     }
+}
+
+fn tls(from: &Words) -> Option<tls::Options> {
+    let certificate = from.optional_text("server.tls.certificate")?.into();
+    let key = from.optional_text("server.tls.key")?.into();
+    let age = from.span("server.tls.hsts_max_age").as_secs();
+    let below = if from.truth("server.tls.hsts_include_subdomains") { "; includeSubDomains" } else { "" };
+    Some(tls::Options {
+        files: tls::Files { certificate, key },
+        only_13: from.choice("server.tls.min_version", &[("1.2", false), ("1.3", true)]),
+        hsts: (age > 0).then(|| format!("max-age={age}{below}")),
+    })
 }
 
 impl Server {

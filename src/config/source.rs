@@ -173,9 +173,10 @@ impl Source {
         let of_file = match key.path.split_once('.') {
             Some((section, _)) if matches!(key.kind, Kind::Overlays) => self.file.remove(section),
             None => self.file.remove(key.path),
-            Some((section, name)) => {
-                self.file.get_mut(section).and_then(Value::as_table_mut).and_then(|table| table.remove(name))
-            }
+            Some((section, name)) => self.file.get_mut(section).and_then(Value::as_table_mut).and_then(|table| {
+                let Some((inner, name)) = name.split_once('.') else { return table.remove(name) };
+                table.get_mut(inner).and_then(Value::as_table_mut).and_then(|table| table.remove(name))
+            }),
         };
         let value = self.variables.remove(key.path).or(of_file);
         match key.kind {
@@ -241,8 +242,15 @@ impl Source {
                 KEYS.iter().any(|key| key.path.split_once('.').is_some_and(|(section, _)| section == name));
             match value {
                 Value::Table(inner) => {
-                    for end in inner.keys() {
-                        self.unknown(&format!("{}.{}", quoted(&name), quoted(end)));
+                    for (end, value) in &inner {
+                        let path = format!("{}.{}", quoted(&name), quoted(end));
+                        match value.as_table().filter(|_| is_inner(&path)) {
+                            None if is_inner(&path) => self.problem(&path, format!("allowed is a table [{path}]")),
+                            None => self.unknown(&path),
+                            Some(left) => {
+                                left.keys().for_each(|end| self.unknown(&format!("{path}.{}", quoted(end))));
+                            }
+                        }
                     }
                     if inner.is_empty() && !is_section {
                         self.unknown(&quoted(&name));
@@ -260,6 +268,11 @@ impl Source {
         let text = format!("unknown key of this version; the nearest is {nearest}");
         self.problem(path, text);
     }
+}
+
+/// Whether keys of ours stand in a table of a section.
+fn is_inner(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> String {

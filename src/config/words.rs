@@ -19,6 +19,9 @@ use crate::upstream;
 /// Keys that say where to listen.
 const LISTENERS: [&str; 3] = ["server.listen", "ops.listen", "management.listen"];
 
+/// Keys that go together.
+const TLS: [&str; 2] = ["server.tls.certificate", "server.tls.key"];
+
 /// By path; each key is in it.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Words(BTreeMap<&'static str, Word>);
@@ -67,7 +70,8 @@ impl Words {
     fn derive(&mut self) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(1024) as i64;
         self.fill("server.workers", Word::Number(cores));
-        self.fill("server.public_url", Word::Text(public_url(self.address("server.listen"))));
+        let is_tls = *self.get("server.tls.certificate") != Word::Unset;
+        self.fill("server.public_url", Word::Text(public_url(self.address("server.listen"), is_tls)));
     }
 
     /// Keys that can't go together.
@@ -123,6 +127,18 @@ impl Words {
     /// What is wrong between keys.
     fn relate(&self, problems: &mut Vec<Problem>) {
         self.cookie(problems);
+        let is_set = |path| *self.get(path) != Word::Unset;
+        for (path, other) in TLS.into_iter().zip(TLS.into_iter().rev()) {
+            if is_set(other) && !is_set(path) && !problems.iter().any(|problem| problem.key == path) {
+                let text = format!("missing, and needed with {other}; allowed is the path of a PEM file");
+                problems.push(Problem::new(path, text));
+            }
+        }
+        let says_hsts = self.span("server.tls.hsts_max_age") > Duration::ZERO;
+        if says_hsts && !is_set(TLS[0]) {
+            let text = "browsers heed it by https only; allowed with server.tls.certificate, else 0s";
+            problems.push(Problem::new("server.tls.hsts_max_age", text.to_owned()));
+        }
         let (inflight, body) = (self.size("server.max_inflight_bytes"), self.size("limits.max_body_bytes"));
         if inflight < body {
             let (inflight, body) = (units::write_bytes(inflight), units::write_bytes(body));
@@ -254,8 +270,8 @@ impl Words {
 }
 
 /// Where pages find a listener, as long as nobody says.
-pub(super) fn public_url(listen: SocketAddr) -> String {
-    format!("http://{listen}")
+pub(super) fn public_url(listen: SocketAddr, is_tls: bool) -> String {
+    format!("{}://{listen}", if is_tls { "https" } else { "http" })
 }
 
 /// Whether two listeners can't both be there. Port 0 is a free one each time.

@@ -5,34 +5,32 @@
 //! contract's.
 
 use std::fmt::Debug;
-use std::future::poll_fn;
+use std::future::ready;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready as some};
 use std::time::Duration;
 
 use actix_http::{HttpService, Request, Response};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_factory, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, Server, Service, ServiceFactory, fn_service};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use actix_web::http::header::{HeaderValue, STRICT_TRANSPORT_SECURITY};
 use tokio::net::TcpStream;
 
 use super::collect::Worker;
-use super::lane::{Lane, Leaving, Visit};
+use super::h2::{self, H2};
+use super::lane::Lane;
 use super::leave::{Exit, Serving, Turns};
-use super::reply;
-use super::watch::{Line, Patience, Watch};
+use super::tls::Tls;
+use super::watch::{Patience, Watch};
+use super::ways::Ways;
 
 /// The first head of a connection has to be there by then.
 const HEAD: Duration = Duration::from_secs(5);
 /// What is added to the longest lawful wait before a connection counts as stuck: a commit on a slow disk, and a sweep.
 const SLACK: Duration = Duration::from_secs(15);
-/// Most that is read of a refused sender, so that closing doesn't take the answer away from it.
-const LINGER_BYTES: usize = 1 << 20;
 
 /// How connections are served.
 #[derive(Clone, Copy, Debug)]
@@ -66,14 +64,22 @@ impl Options {
         }
     }
 
-    fn lane(&self, worker: Rc<Worker>) -> Lane {
+    /// Sweeps until a connection without a first request, and without a further one, is closed.
+    fn idle(&self) -> (u32, u32) {
         let sweeps = |wait: Duration| u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
-        Lane::new(worker, sweeps(HEAD), sweeps(self.keep_alive()))
+        (sweeps(HEAD), sweeps(self.keep_alive()))
+    }
+
+    fn lane(&self, worker: Rc<Worker>, tls: Option<&Tls>) -> Lane {
+        let (first, next) = self.idle();
+        Lane::new(worker, tls.map(Tls::besides).unwrap_or_default(), first, next)
+    }
+
+    fn h2(&self, tls: &Tls, events: Option<Rc<Worker>>) -> h2::Options {
+        let (first, next) = self.idle();
+        h2::Options { inflight: tls.inflight.clone(), events, max_head_bytes: tls.max_head_bytes, first, next }
     }
 }
-
-/// What actix gets: a connection, and its peer.
-type Connected = (Guarded, Option<SocketAddr>);
 
 /// What a worker serves: an app, and the event routes on the short way if there are any.
 pub struct Served<I> {
@@ -84,7 +90,7 @@ pub struct Served<I> {
 }
 
 /// Serves apps, one per worker.
-pub fn serve<F, I, S, B>(options: Options, listener: TcpListener, app: F) -> io::Result<Serving>
+pub fn serve<F, I, S, B>(options: Options, listener: TcpListener, tls: Option<Tls>, app: F) -> io::Result<Serving>
 where
     F: Fn() -> Served<I> + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
@@ -96,10 +102,16 @@ where
     S::Service: 'static,
     B: MessageBody + 'static,
 {
-    serve_with(options, options.patience(), listener, app)
+    serve_with(options, options.patience(), listener, tls, app)
 }
 
-fn serve_with<F, I, S, B>(options: Options, patience: Patience, listener: TcpListener, app: F) -> io::Result<Serving>
+fn serve_with<F, I, S, B>(
+    options: Options,
+    patience: Patience,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    app: F,
+) -> io::Result<Serving>
 where
     F: Fn() -> Served<I> + Send + Clone + 'static,
     I: IntoServiceFactory<S, Request>,
@@ -121,45 +133,40 @@ where
     let (socket, turns) = (listener.as_raw_fd(), Turns::new());
     let workers_turns = turns.clone();
     let builder = builder.listen(address.to_string(), listener, move || {
-        let stopping = stopping.clone();
+        let (stopping, tls) = (stopping.clone(), tls.clone());
         let Served { app, events } = app();
         actix_web::rt::spawn(workers_turns.turn());
-        let lane = events.map(|worker| Rc::new(options.lane(worker)));
+        let lane = events.clone().map(|worker| Rc::new(options.lane(worker, tls.as_ref())));
         let watch = Watch::start(patience, options.serves_events, lane.clone());
-        let told = stopping.clone();
-        stop_lane(lane.clone(), watch.clone(), async move { told.notified().await });
+        let hsts = tls.as_ref().and_then(Tls::hsts);
         let app = app.into_factory().map_err(|error: S::Error| error.into().error_response());
-        let http = HttpService::build()
-            .graceful_shutdown_signal(move || {
-                let stopping = stopping.clone();
-                async move { stopping.notified().await }
-            })
-            .keep_alive(options.keep_alive())
-            .client_request_timeout(HEAD)
-            .local_addr(address)
-            .h1(map_config(app, |()| AppConfig::default()));
+        let app = map_config(app, |()| AppConfig::default());
+        let app = app.map(move |reply: S::Response| strict(reply.into(), hsts.as_ref()));
         fn_factory(move || {
-            let (http, watch, lane) = (http.new_service(()), watch.clone(), lane.clone());
+            let (app, stopping, tls) = (app.new_service(()), stopping.clone(), tls.clone());
+            let (watch, lane, events) = (watch.clone(), lane.clone(), events.clone());
             async move {
-                let http = Rc::new(http.await?);
-                Ok::<_, ()>(fn_service(move |stream: TcpStream| {
-                    let (http, line, lane) = (http.clone(), watch.line(), lane.clone());
-                    async move {
-                        let leaving = match lane {
-                            Some(lane) => Visit::new(&lane, line.clone(), stream).await,
-                            None => Some(Leaving { stream, read: Vec::new() }),
-                        };
-                        let Some(Leaving { stream, read }) = leaving else { return Ok::<(), ()>(()) };
-                        // An answer of several writes, such as a proxied one, must not wait until the client
-                        // acknowledges the first, which takes 40 ms. A connection that is gone shows itself later.
-                        let _ = stream.set_nodelay(true);
-                        let peer = stream.peer_addr().ok();
-                        let guarded = Guarded { stream, line, before: read, refusal: None };
-                        poll_fn(|context| Service::<Connected>::poll_ready(&*http, context)).await.map_err(drop)?;
-                        // On the heap: most connections never come here.
-                        Box::pin(http.call((guarded, peer))).await.map_err(drop)
-                    }
-                }))
+                let app = Rc::new(app.await.map_err(drop)?);
+                let h2 = tls.as_ref().map(|tls| Rc::new(H2::new(h2::app(app.clone()), options.h2(tls, events))));
+                let told = stopping.clone();
+                let http = HttpService::build()
+                    .graceful_shutdown_signal(move || {
+                        let told = told.clone();
+                        async move { told.notified().await }
+                    })
+                    .keep_alive(options.keep_alive())
+                    .client_request_timeout(HEAD)
+                    .local_addr(address)
+                    .h1(fn_factory(move || ready(Ok::<_, ()>(app.clone()))))
+                    .new_service(())
+                    .await?;
+                let ways = Rc::new(Ways { http, lane, watch, tls, h2 });
+                let ended = ways.clone();
+                actix_web::rt::spawn(async move {
+                    stopping.notified().await;
+                    ended.stop();
+                });
+                Ok::<_, ()>(fn_service(move |stream: TcpStream| ways.clone().serve(stream)))
             }
         })
     })?;
@@ -168,140 +175,18 @@ where
     Ok(Serving { server, exit })
 }
 
-/// A watched connection.
-struct Guarded {
-    stream: TcpStream,
-    line: Rc<Line>,
-    /// Read before it came here.
-    before: Vec<u8>,
-    refusal: Option<Refusal>,
-}
-
-/// An answer on its way that closes the connection.
-struct Refusal {
-    answer: Vec<u8>,
-    sent: usize,
-    drained: usize,
-}
-
-impl Guarded {
-    fn poll_next(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.before.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let taken = self.before.len().min(buffer.remaining());
-        buffer.put_slice(&self.before[..taken]);
-        self.before.drain(..taken);
-        if self.before.is_empty() {
-            self.before = Vec::new();
-        }
-        Poll::Ready(Ok(()))
+/// Tells browsers to come by https only, if they are to be told.
+fn strict<B>(mut reply: Response<B>, hsts: Option<&HeaderValue>) -> Response<B> {
+    if let Some(hsts) = hsts {
+        reply.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }
-
-    fn refuse(&mut self, answer: Vec<u8>) {
-        self.line.said();
-        self.line.lingers.set(true);
-        self.refusal = Some(Refusal { answer, sent: 0, drained: 0 });
-    }
-
-    fn poll_refuse(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let refused = self.poll_answer_and_drain(context);
-        if refused.is_pending() {
-            self.line.park(context);
-        }
-        refused
-    }
-
-    /// Sends the answer, says that it was the last, and reads on until the sender has noticed.
-    fn poll_answer_and_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(refusal) = &mut self.refusal else { return Poll::Ready(Ok(())) };
-        while refusal.sent < refusal.answer.len() {
-            let rest = &refusal.answer[refusal.sent..];
-            match some!(Pin::new(&mut self.stream).poll_write(context, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => refusal.sent += sent,
-            }
-        }
-        some!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-        let mut scratch = [0; 4096];
-        while refusal.drained < LINGER_BYTES {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match some!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => refusal.drained += buffer.filled().len(),
-                _ => break,
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.line.check()?;
-        let before = buffer.filled().len();
-        if this.refusal.is_none() {
-            let read = this.poll_next(context, buffer);
-            let reason = match &read {
-                Poll::Pending => {
-                    this.line.park(context);
-                    None
-                }
-                Poll::Ready(Ok(())) if buffer.filled().len() > before => this.line.heard(&buffer.filled()[before..]),
-                Poll::Ready(_) => None,
-            };
-            let Some(reason) = reason else { return read };
-            this.refuse(reply::closing(reason, this.line.head.get().is_get));
-            buffer.set_filled(before);
-        }
-        // For the parser the sender has gone, once it has its answer.
-        this.poll_refuse(context)
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.line.check()?;
-        if this.refusal.is_none()
-            && let Some(answer) = this.line.instead_of(bytes)
-        {
-            this.refuse(answer);
-        }
-        if this.refusal.is_some() {
-            return this.poll_refuse(context).map_ok(|()| bytes.len());
-        }
-        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
-        match &written {
-            Poll::Pending => this.line.park(context),
-            Poll::Ready(_) => this.line.said(),
-        }
-        written
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
-    }
-}
-
-/// Has the short way's connections come to an end at a stop.
-fn stop_lane(lane: Option<Rc<Lane>>, watch: Watch, stopped: impl Future<Output = ()> + 'static) {
-    let Some(lane) = lane else { return };
-    actix_web::rt::spawn(async move {
-        stopped.await;
-        lane.stop();
-        watch.wake();
-    });
+    reply
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpStream};
 
     use actix_web::{App, HttpResponse, web};
 
@@ -367,7 +252,7 @@ mod tests {
             app: App::new().route("/", web::get().to(async || HttpResponse::Ok().body("here"))),
             events: None,
         };
-        let server = serve_with(options, Patience { quiet: 2, unanswered: 2 }, listener, app).unwrap();
+        let server = serve_with(options, Patience { quiet: 2, unanswered: 2 }, listener, None, app).unwrap();
         let Serving { server, exit } = server;
         let served = actix_web::rt::spawn(server);
         web::block(move || clients(address)).await.unwrap();

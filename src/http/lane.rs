@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::Method;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
 use super::collect::Worker;
 use super::reply::{self, Kept, Shape};
 use super::request::Request;
 use super::watch::Line;
+use super::wire::Wire;
 use crate::event::rejection::Rejection;
 use crate::event::{Source, Warnings};
 use crate::ingest::{Denied, Outcome};
@@ -46,19 +46,22 @@ pub(super) struct Lane {
     answer: RefCell<Vec<u8>>,
     date: Cell<reply::Date>,
     stopping: Cell<bool>,
+    /// A line that each answer has besides, with its end.
+    besides: Box<[u8]>,
     /// Sweeps until a connection without a first request, and without a further one, is closed.
     first: u32,
     next: u32,
 }
 
 impl Lane {
-    pub(super) fn new(worker: Rc<Worker>, first: u32, next: u32) -> Lane {
+    pub(super) fn new(worker: Rc<Worker>, besides: Vec<u8>, first: u32, next: u32) -> Lane {
         Lane {
             worker,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             answer: RefCell::default(),
             date: Cell::new(reply::date(SystemClock.now())),
             stopping: Cell::new(false),
+            besides: besides.into(),
             first,
             next,
         }
@@ -98,11 +101,11 @@ struct Waiting {
 }
 
 /// A connection on the short way.
-struct Conn {
+struct Conn<S> {
     lane: Rc<Lane>,
     line: Rc<Line>,
     peer: Option<SocketAddr>,
-    stream: RefCell<TcpStream>,
+    stream: RefCell<S>,
     state: RefCell<State>,
     /// Read and not yet looked at.
     ahead: RefCell<Vec<u8>>,
@@ -113,21 +116,21 @@ struct Conn {
 }
 
 /// A connection's time on the short way. It ends with `None` if the connection is over.
-pub(super) struct Visit(Option<Rc<Conn>>);
+pub(super) struct Visit<S>(Option<Rc<Conn<S>>>);
 
 /// A connection that goes over to actix, and what was read of it.
-pub(super) struct Leaving {
-    pub(super) stream: TcpStream,
+pub(super) struct Leaving<S> {
+    pub(super) stream: S,
     pub(super) read: Vec<u8>,
 }
 
-impl Visit {
-    pub(super) fn new(lane: &Rc<Lane>, line: Rc<Line>, stream: TcpStream) -> Visit {
+impl<S: Wire + 'static> Visit<S> {
+    pub(super) fn new(lane: &Rc<Lane>, line: Rc<Line>, stream: S) -> Visit<S> {
         line.idles(Some(lane.first));
         Visit(Some(Rc::new(Conn {
             lane: lane.clone(),
             line,
-            peer: stream.peer_addr().ok(),
+            peer: stream.peer(),
             stream: RefCell::new(stream),
             state: RefCell::new(State::Idle),
             ahead: RefCell::default(),
@@ -137,8 +140,8 @@ impl Visit {
     }
 }
 
-impl Future for Visit {
-    type Output = Option<Leaving>;
+impl<S: Wire + 'static> Future for Visit<S> {
+    type Output = Option<Leaving<S>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(conn) = self.0.clone() else { return Poll::Ready(None) };
@@ -171,9 +174,10 @@ enum Next {
     Leave(Vec<u8>),
 }
 
-impl Conn {
-    fn turn(self: &Rc<Conn>, context: &mut Context<'_>) -> Poll<Next> {
+impl<S: Wire + 'static> Conn<S> {
+    fn turn(self: &Rc<Conn<S>>, context: &mut Context<'_>) -> Poll<Next> {
         if self.line.check().is_err() {
+            self.stream.borrow_mut().part();
             return Poll::Ready(Next::Over);
         }
         let mut state = self.state.borrow_mut();
@@ -181,18 +185,22 @@ impl Conn {
             State::Broken => return Poll::Ready(Next::Over),
             State::Waiting(_) => {
                 // Who tells us wakes the task only if nothing else would.
-                self.eager.set(self.stream.borrow().poll_read_ready(context).is_ready());
+                self.eager.set(self.stream.borrow_mut().poll_heard(context).is_ready());
                 return Poll::Pending;
             }
             State::Saying(rest) => {
                 let mut stream = self.stream.borrow_mut();
+                if rest.is_empty() {
+                    if some!(Pin::new(&mut *stream).poll_flush(context)).is_err() {
+                        return Poll::Ready(Next::Over);
+                    }
+                    *state = State::Idle;
+                    self.line.said();
+                    return Poll::Ready(Next::Again);
+                }
                 match some!(Pin::new(&mut *stream).poll_write(context, rest)) {
                     Ok(0) | Err(_) => return Poll::Ready(Next::Over),
                     Ok(sent) => drop(rest.drain(..sent)),
-                }
-                if rest.is_empty() {
-                    *state = State::Idle;
-                    self.line.said();
                 }
                 return Poll::Ready(Next::Again);
             }
@@ -207,7 +215,7 @@ impl Conn {
     }
 
     /// The next request: of what was read before, or of what comes.
-    fn listen(self: &Rc<Conn>, context: &mut Context<'_>) -> Poll<Next> {
+    fn listen(self: &Rc<Conn<S>>, context: &mut Context<'_>) -> Poll<Next> {
         let ahead = std::mem::take(&mut *self.ahead.borrow_mut());
         if !ahead.is_empty() {
             return Poll::Ready(self.heard(&ahead));
@@ -228,7 +236,7 @@ impl Conn {
         }
     }
 
-    fn heard(self: &Rc<Conn>, bytes: &[u8]) -> Next {
+    fn heard(self: &Rc<Conn<S>>, bytes: &[u8]) -> Next {
         let bounds = &self.lane.worker.bounds;
         let Some(request) = Request::parse(bytes).filter(|request| request.is_within(bounds)) else {
             return Next::Leave(bytes.to_vec());
@@ -241,7 +249,7 @@ impl Conn {
         Next::Again
     }
 
-    fn take(self: &Rc<Conn>, request: &Request<'_>) {
+    fn take(self: &Rc<Conn<S>>, request: &Request<'_>) {
         let (worker, begun) = (&self.lane.worker, SystemClock.monotonic());
         self.closes.set(request.closes);
         let shape = Shape::of(if request.is_post { &Method::POST } else { &Method::GET }, &request.facts);
@@ -283,7 +291,7 @@ impl Conn {
         let status = reply.status().as_u16();
         let mut answer = self.lane.answer.borrow_mut();
         answer.clear();
-        reply::write(&mut answer, reply, &self.lane.date.get(), self.is_last());
+        reply::write(&mut answer, reply, &self.lane.besides, &self.lane.date.get(), self.is_last());
         self.count(is_post, status, begun);
         self.say(&answer);
     }
@@ -302,9 +310,9 @@ impl Conn {
 
     /// Sends what fits at once; the task sends the rest.
     fn say(&self, answer: &[u8]) {
-        let sent = self.stream.borrow().try_write(answer);
-        let state = match sent {
-            Ok(sent) if sent == answer.len() => State::Idle,
+        let mut stream = self.stream.borrow_mut();
+        let state = match stream.try_say(answer) {
+            Ok(sent) if sent == answer.len() && stream.has_said_all() => State::Idle,
             Ok(sent) => State::Saying(answer[sent..].to_vec()),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => State::Saying(answer.to_vec()),
             Err(_) => State::Broken,
@@ -321,17 +329,18 @@ impl Conn {
     }
 }
 
-impl Told for Conn {
-    fn told(self: Rc<Conn>, outcome: Result<(), Lost>) {
+impl<S: Wire + 'static> Told for Conn<S> {
+    fn told(self: Rc<Conn<S>>, outcome: Result<(), Lost>) {
         let State::Waiting(waiting) = std::mem::replace(&mut *self.state.borrow_mut(), State::Idle) else { return };
         match outcome {
             Ok(()) => {
                 let mut answer = self.lane.answer.borrow_mut();
                 answer.clear();
-                let date = self.lane.date.get();
+                let (besides, date, is_last) = (&self.lane.besides, self.lane.date.get(), self.is_last());
                 let taken = reply::Taken { id: waiting.id, warnings: waiting.warnings, cookies: &waiting.cookies };
-                waiting.shape.shape().write_accepted(&mut answer, &taken, &date, self.is_last());
-                self.count(waiting.is_post, waiting.shape.shape().accepted_status().as_u16(), waiting.begun);
+                let shape = waiting.shape.shape();
+                shape.write_accepted(&mut answer, &taken, besides, &date, is_last);
+                self.count(waiting.is_post, shape.accepted_status().as_u16(), waiting.begun);
                 self.say(&answer);
             }
             Err(Lost) => {

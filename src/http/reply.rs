@@ -75,7 +75,14 @@ impl<'a> Shape<'a> {
     }
 
     /// The same bytes as `write` makes of `accepted`, without a map of headers between.
-    pub(super) fn write_accepted(&self, out: &mut Vec<u8>, taken: &Taken<'_>, date: &Date, is_last: bool) {
+    pub(super) fn write_accepted(
+        &self,
+        out: &mut Vec<u8>,
+        taken: &Taken<'_>,
+        besides: &[u8],
+        date: &Date,
+        is_last: bool,
+    ) {
         let Taken { id, warnings, cookies } = *taken;
         out.extend_from_slice(if self.is_image { IMAGE_HEAD } else { NOTHING_HEAD });
         if is_last {
@@ -107,6 +114,7 @@ impl<'a> Shape<'a> {
                 out.extend_from_slice(part);
             }
         }
+        out.extend_from_slice(besides);
         out.extend_from_slice(b"date: ");
         out.extend_from_slice(date);
         out.extend_from_slice(b"\r\n\r\n");
@@ -223,8 +231,8 @@ pub(super) fn date(now: Timestamp) -> Date {
     text.as_bytes().try_into().expect("an HTTP date has 29 bytes")
 }
 
-/// Writes a whole reply, as actix would.
-pub(super) fn write(out: &mut Vec<u8>, reply: HttpResponse, date: &Date, is_last: bool) {
+/// Writes a whole reply, as actix would. `besides` are further lines, each with its end.
+pub(super) fn write(out: &mut Vec<u8>, reply: HttpResponse, besides: &[u8], date: &Date, is_last: bool) {
     let (reply, body) = reply.into_parts();
     // All bodies of these routes are made of bytes.
     let body = body.try_into_bytes().unwrap_or_default();
@@ -240,7 +248,7 @@ pub(super) fn write(out: &mut Vec<u8>, reply: HttpResponse, date: &Date, is_last
             out.extend_from_slice(part);
         }
     }
-    for part in [b"date: ", &date[..], b"\r\n\r\n", &body] {
+    for part in [besides, b"date: ", &date[..], b"\r\n\r\n", &body] {
         out.extend_from_slice(part);
     }
 }
@@ -336,9 +344,10 @@ mod tests {
                             let (mut one, mut other) = (Vec::new(), Vec::new());
                             let mut reply = shape.accepted(id, warnings);
                             set_cookies(&mut reply, &cookies);
-                            write(&mut one, reply, &date, is_last);
+                            let besides = b"strict-transport-security: max-age=1\r\n";
+                            write(&mut one, reply, besides, &date, is_last);
                             let taken = Taken { id, warnings, cookies: &cookies };
-                            shape.keep().shape().write_accepted(&mut other, &taken, &date, is_last);
+                            shape.keep().shape().write_accepted(&mut other, &taken, besides, &date, is_last);
                             assert_eq!(sorted(&one), sorted(&other));
                         }
                     }

@@ -73,6 +73,11 @@ pub(super) struct Line {
     pub(super) head: Cell<Head>,
     /// Quiet sweeps before it is closed while it has no request, if that is not for actix to time.
     idle: Cell<Option<u32>>,
+    /// Its other end is told before it is closed, and gets some time to go by itself.
+    is_polite: Cell<bool>,
+    leaves: Cell<bool>,
+    /// Requests that are answered side by side: sweeps since the last byte of each answer.
+    streams: RefCell<Vec<Option<u32>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -81,13 +86,80 @@ impl Line {
     fn age(&self, patience: Patience) -> bool {
         self.quiet.set(self.quiet.get() + 1);
         self.unanswered.set(if self.asks.get() { self.unanswered.get() + 1 } else { 0 });
+        for waits in self.streams.borrow_mut().iter_mut().flatten() {
+            *waits += 1;
+            self.unanswered.set(self.unanswered.get().max(*waits));
+        }
         let quiet = if self.lingers.get() { LINGER_SWEEPS } else { self.idle.get().unwrap_or(patience.quiet) };
         let overdue = self.quiet.get() > quiet || self.unanswered.get() > patience.unanswered;
+        if overdue && self.is_polite.replace(false) && !self.has_streams() {
+            self.leave();
+            return true;
+        }
         if overdue {
             self.overdue.set(true);
             self.wake();
         }
         !overdue
+    }
+
+    /// It carries several requests at a time, and its other end can be told that it is about to be closed. `idle` is as
+    /// for `idles`.
+    pub(super) fn multiplexes(&self, idle: u32) {
+        self.is_polite.set(true);
+        self.idles(Some(idle));
+    }
+
+    /// Its other end is to be told that it is about to be closed.
+    pub(super) fn leave(&self) {
+        self.is_polite.set(false);
+        self.leaves.set(true);
+        self.quiet.set(0);
+        if !self.has_streams() {
+            self.idles(Some(LINGER_SWEEPS));
+        }
+        self.wake();
+    }
+
+    /// Whether it is to be told so; once.
+    pub(super) fn takes_leave(&self) -> bool {
+        self.leaves.take()
+    }
+
+    /// One of several requests has come; the place that it has.
+    pub(super) fn begins(&self) -> usize {
+        self.quiet.set(0);
+        self.idle.set(None);
+        let mut streams = self.streams.borrow_mut();
+        let place = streams.iter().position(Option::is_none).unwrap_or_else(|| {
+            streams.push(None);
+            streams.len() - 1
+        });
+        streams[place] = Some(0);
+        place
+    }
+
+    /// More of such a request has come; with `answers`, more of its answer leaves.
+    pub(super) fn goes_on(&self, place: usize, answers: bool) {
+        self.quiet.set(0);
+        if let (true, Some(stream)) = (answers, self.streams.borrow_mut().get_mut(place)) {
+            *stream = Some(0);
+        }
+    }
+
+    /// Such a request is answered or given up. `idle` is as for `idles`, if it was the last.
+    pub(super) fn ends(&self, place: usize, idle: u32) {
+        self.quiet.set(0);
+        if let Some(stream) = self.streams.borrow_mut().get_mut(place) {
+            *stream = None;
+        }
+        if !self.has_streams() {
+            self.idle.set(Some(if self.is_polite.get() { idle } else { LINGER_SWEEPS }));
+        }
+    }
+
+    fn has_streams(&self) -> bool {
+        self.streams.borrow().iter().any(Option::is_some)
     }
 
     /// Has its task look around.

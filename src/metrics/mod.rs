@@ -9,6 +9,7 @@ mod labels;
 mod page;
 mod process;
 mod shard;
+mod tls;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,8 @@ use page::Page;
 use process::Process;
 pub use shard::Worker;
 use shard::{Shard, Sums};
+use tls::Handshakes;
+pub use tls::{Certificate, Handshake};
 
 use crate::event::Warning;
 use crate::event::rejection::Rejection;
@@ -48,6 +51,7 @@ pub struct Metrics {
     upstream_durations: [Distribution; StatusClass::ALL.len()],
     commit_durations: Distribution,
     commit_records: Distribution,
+    handshakes: Handshakes,
     started: Timestamp,
 }
 
@@ -65,6 +69,8 @@ pub struct Sources<'a> {
     pub publishing: Option<&'a publish::Stats>,
     /// Its figures.
     pub feed: &'a Feed,
+    /// The certificate that is served; `None` without TLS.
+    pub certificate: Option<Certificate>,
     /// For ages.
     pub now: Timestamp,
 }
@@ -93,6 +99,7 @@ impl Metrics {
             upstream_durations: Default::default(),
             commit_durations: Distribution::default(),
             commit_records: Distribution::default(),
+            handshakes: Handshakes::default(),
             started: now,
         }
     }
@@ -113,6 +120,11 @@ impl Metrics {
         self.cold.request_shared(route, method, status, took);
     }
 
+    /// A TLS handshake is over.
+    pub fn handshake(&self, outcome: Handshake) {
+        self.handshakes.add(outcome);
+    }
+
     /// The page of a scrape. Reads the disk: not for a thread that serves.
     pub fn page(&self, sources: &Sources<'_>) -> String {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -126,6 +138,7 @@ impl Metrics {
         self.journal(&stats, &mut page);
         publishing(sources, &stats, &mut page);
         self.registry(sources.registry, &mut page);
+        self.handshakes.show(sources.certificate, &mut page);
         let help = "Readers of /events dropped because they were too slow.";
         page.counter("pixelgate_feed_dropped_total", help).is(sources.feed.dropped() as f64);
         self.build_and_process(&mut page);

@@ -10,8 +10,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// One connection.
-pub struct Client {
-    stream: BufReader<TcpStream>,
+pub struct Client<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 /// A whole answer.
@@ -57,6 +57,23 @@ impl Client {
         Ok(Client { stream: BufReader::new(self.stream.get_ref().try_clone()?) })
     }
 
+    /// Says that no more will be sent; answers may still come.
+    pub fn half_close(&self) -> io::Result<()> {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// On a connection that is there.
+    pub fn over(stream: S) -> Client<S> {
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// The connection.
+    pub fn stream(&self) -> &S {
+        self.stream.get_ref()
+    }
+
     /// `GET` with `Host` only.
     pub fn get(&mut self, target: &str) -> io::Result<Reply> {
         self.send(format!("GET {target} HTTP/1.1\r\nHost: gateway.test\r\n\r\n").as_bytes())?;
@@ -74,11 +91,6 @@ impl Client {
     /// Writes bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
-    }
-
-    /// Says that no more will be sent; answers may still come.
-    pub fn half_close(&self) -> io::Result<()> {
-        self.stream.get_ref().shutdown(std::net::Shutdown::Write)
     }
 
     /// Reads the next answer to a request that was no `HEAD`.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -34,6 +36,11 @@ pub struct Identity {
 
 /// One that is good for two days, signed by `issuer` or by itself.
 pub fn identity(name: Option<&str>, issuer: Option<&Identity>) -> Identity {
+    identity_for(name, issuer, -1..2)
+}
+
+/// As `identity`, good for these days from today on.
+pub fn identity_for(name: Option<&str>, issuer: Option<&Identity>, days: Range<i64>) -> Identity {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
     let mut subject = X509Name::builder().unwrap();
@@ -45,8 +52,10 @@ pub fn identity(name: Option<&str>, issuer: Option<&Identity>) -> Identity {
     builder.set_serial_number(&serial).unwrap();
     builder.set_subject_name(&subject).unwrap();
     builder.set_issuer_name(issuer.map_or(&*subject, |issuer| issuer.certificate.subject_name())).unwrap();
-    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-    builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let day = |day| Asn1Time::from_unix(now + day * 86_400).unwrap();
+    builder.set_not_before(&day(days.start)).unwrap();
+    builder.set_not_after(&day(days.end)).unwrap();
     builder.set_pubkey(&key).unwrap();
     match name {
         None => builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap(),

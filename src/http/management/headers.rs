@@ -46,6 +46,7 @@ pub(super) fn to_upstream(
     request: &HttpRequest,
     client: Option<IpAddr>,
     request_id: &str,
+    own_proto: &str,
     forward_cookies: &[String],
 ) -> HeaderMap {
     let given = request.headers();
@@ -66,7 +67,7 @@ pub(super) fn to_upstream(
     if let Some(client) = client {
         append(&mut headers, "x-forwarded-for", client.to_string().as_bytes());
     }
-    let (proto, host) = seen_as(request, client);
+    let (proto, host) = seen_as(request, client, own_proto);
     append(&mut headers, "x-forwarded-proto", proto);
     append(&mut headers, "x-forwarded-host", host);
     headers
@@ -74,11 +75,12 @@ pub(super) fn to_upstream(
 
 /// Scheme and host as the client used them. What the peer says of them counts only where it is a trusted proxy, which
 /// is where the client is another than the peer.
-fn seen_as(request: &HttpRequest, client: Option<IpAddr>) -> (&[u8], &[u8]) {
+fn seen_as<'a>(request: &'a HttpRequest, client: Option<IpAddr>, own_proto: &'a str) -> (&'a [u8], &'a [u8]) {
     let trusted = client != request.peer_addr().map(|peer| peer.ip().to_canonical());
     let header = |name: &str| request.headers().get(name).map(actix::HeaderValue::as_bytes);
     let told = |name| header(name).filter(|_| trusted);
-    let proto = told("x-forwarded-proto").filter(|proto| matches!(*proto, b"http" | b"https")).unwrap_or(b"http");
+    let proto = told("x-forwarded-proto").filter(|proto| matches!(*proto, b"http" | b"https"));
+    let proto = proto.unwrap_or(own_proto.as_bytes());
     (proto, told("x-forwarded-host").or_else(|| header("host")).unwrap_or_default())
 }
 
@@ -136,7 +138,7 @@ mod tests {
             request = request.append_header(*line);
         }
         let cookies: Vec<String> = cookies.iter().map(|name| (*name).to_owned()).collect();
-        text(&to_upstream(&request.to_http_request(), "192.0.2.7".parse().ok(), "id-1", &cookies))
+        text(&to_upstream(&request.to_http_request(), "192.0.2.7".parse().ok(), "id-1", "http", &cookies))
     }
 
     const OURS: [&str; 4] =
@@ -182,9 +184,16 @@ mod tests {
             .append_header(("X-Forwarded-Proto", "https"))
             .append_header(("X-Forwarded-Host", "px.example.com"))
             .to_http_request();
-        let lines = text(&to_upstream(&request, "192.0.2.7".parse().ok(), "1", &[]));
+        let lines = text(&to_upstream(&request, "192.0.2.7".parse().ok(), "1", "http", &[]));
         assert!(lines.contains(&"x-forwarded-proto: https".to_owned()), "{lines:?}");
         assert!(lines.contains(&"x-forwarded-host: px.example.com".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn a_secured_connection_is_told() {
+        let request = TestRequest::default().append_header(("X-Forwarded-Proto", "http")).to_http_request();
+        let lines = text(&to_upstream(&request, None, "1", "https", &[]));
+        assert!(lines.contains(&"x-forwarded-proto: https".to_owned()), "{lines:?}");
     }
 
     #[test]

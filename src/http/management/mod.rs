@@ -58,6 +58,8 @@ pub struct State {
     pub proxies: Arc<Proxies>,
     /// For `X-Runtime`.
     pub clock: Arc<dyn Clock>,
+    /// Whether clients reach it by TLS.
+    pub is_tls: bool,
     /// The upstream that answers; without one the registry does.
     pub proxy: Option<proxy::Options>,
     /// What became of pixels' requests.
@@ -78,6 +80,7 @@ impl State {
             snippet,
             limits: Arc::new(Limits::new(&limits::Options::OFF)),
             proxies: Arc::new(Proxies::new(None)),
+            is_tls: false,
             proxy: None,
             metrics: Arc::new(Metrics::new(clock.now())),
             diagnostics: Diagnostics::new(String::new(), clock.clone(), |_| false),

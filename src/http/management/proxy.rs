@@ -86,7 +86,8 @@ pub(super) async fn answer(
     let mut room = state.inflight.body();
     let body = body::collect_as_is(&state.body, request.headers(), payload, &mut room).await;
     let body = body.map_err(|fault| no_body(state, fault))?;
-    let headers = headers::to_upstream(request, asker.ip, request_id, &proxy.forward_cookies);
+    let proto = if state.is_tls { "https" } else { "http" };
+    let headers = headers::to_upstream(request, asker.ip, request_id, proto, &proxy.forward_cookies);
     let call = Call { method, target, headers, body };
     let (head_sender, head) = oneshot::channel();
     let (chunk_sender, chunks) = mpsc::channel(CHUNKS);

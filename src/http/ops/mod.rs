@@ -22,6 +22,7 @@ pub use self::health::{Life, Phase};
 use self::pulse::Pulse;
 use super::client::Proxies;
 use super::management;
+use super::tls::Renewal;
 use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -50,6 +51,8 @@ pub struct State {
     pub address: SocketAddr,
     /// Where events come in.
     pub public: SocketAddr,
+    /// The certificates of the public listener, if it is a secured one.
+    pub renewal: Option<Arc<Renewal>>,
     /// What management's handlers need, for the console.
     pub management: Arc<management::State>,
     /// The program's own figures.
@@ -109,6 +112,7 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
             untrusted_forwarded_requests: state.proxies.untrusted_requests(),
             publishing: state.publishing.as_deref(),
             feed: &state.feed,
+            certificate: state.renewal.as_ref().map(|renewal| renewal.figures()),
             now: state.clock.now(),
         };
         state.metrics.page(&sources)

@@ -45,6 +45,7 @@ impl Bench {
             heartbeat: Duration::from_millis(20),
             address: "0.0.0.0:8081".parse().unwrap(),
             public: "127.0.0.1:1".parse().unwrap(),
+            renewal: None,
             management,
             metrics: Arc::new(Metrics::new(clock.now())),
             clock,
