@@ -108,6 +108,8 @@ struct State {
     fates: VecDeque<Fate>,
     /// Bodies that are refused, with the code.
     refuses: Option<fn(&str) -> Option<Code>>,
+    /// From the connection of this number on nothing is refused: between two tries, and in the midst of none.
+    relents_at: Option<u32>,
     /// Records that a large batch may have.
     batch: Option<usize>,
     connections: u32,
@@ -143,7 +145,12 @@ impl Cluster {
 impl Sink for Cluster {
     fn connect(&mut self, care: Care) -> Result<Box<dyn Session>, Doubt> {
         self.fate(|fate| if let Fate::Connect(code) = fate { Some(*code) } else { None })?;
-        self.state().connections += 1;
+        let mut state = self.state();
+        state.connections += 1;
+        if state.relents_at == Some(state.connections) {
+            state.refuses = None;
+        }
+        drop(state);
         Ok(Box::new(Connection { cluster: self.clone(), sent: Vec::new(), refused: None, care }))
     }
 }
