@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::gateway::{binary, free_address};
+use super::gateway::{binary, free_ports};
 use super::tools::root;
 
 /// Alerts that may begin to wait while things are restarted, and must not come up: nodes, authority and Kafka are away
@@ -36,15 +36,4 @@ fn a_rolling_restart_of_everything_refuses_loses_and_doubles_nothing() {
     assert_eq!(up, "none");
     let unexpected = waiting.split(' ').filter(|name| *name != "none" && !EXPECTED.contains(name));
     assert_eq!(unexpected.collect::<Vec<_>>(), [""; 0]);
-}
-
-/// The first of so many ports in a row that are free now.
-fn free_ports(count: u16) -> u16 {
-    loop {
-        let first = free_address().port();
-        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first..first + count).all(is_free) {
-            return first;
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -257,17 +257,23 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// A loopback port that is free now. Below the range that the kernel gives to outgoing connections: a load generator
 /// that connects to a killed gateway's port in that range can be connected to itself, and then holds the port.
 pub fn free_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_ports(1)))
+}
+
+/// The first of so many ports in a row that are free now, and that no other test of this process is given: a program
+/// binds some of them late, and some again after a restart.
+pub fn free_ports(count: u16) -> u16 {
     const FIRST: u16 = 12_000;
     const COUNT: u16 = 18_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() % u32::from(COUNT);
     for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + (start.wrapping_add(step)) % COUNT;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
+        let step = NEXT.fetch_add(u32::from(count), Ordering::Relaxed);
+        let offset = ((start + step) % u32::from(COUNT)) as u16;
+        let mut ports = FIRST + offset..FIRST + offset + count;
+        if ports.end <= FIRST + COUNT && ports.all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
+            return FIRST + offset;
         }
     }
-    panic!("no free port on loopback");
+    panic!("no {count} free ports in a row on loopback");
 }
