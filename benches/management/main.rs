@@ -74,7 +74,8 @@ fn proxied_call(rounds: usize) {
     let target = "/offsitepixels/6000000000100";
     for connections in [1, 8] {
         let direct = |address: SocketAddr| {
-            let workload = Workload { address, requests: vec![site::request(target)], connections, is_fresh: false };
+            let (requests, wrap) = (vec![site::request(target)], load::plain as load::Wrap);
+            let workload = Workload { address, requests, connections, is_fresh: false, wrap };
             p99_ms(&load::run(&workload, time()))
         };
         let what = format!("one pixel, {connections} connections, direct and through the gateway");
@@ -134,7 +135,7 @@ fn many_pixels(rounds: usize, accounts: usize) {
     println!("their start, to an accepted event: {:.0} ms (median of 7)", median((0..7).map(start).collect()));
     let event = format!("/offsite_event.php?id={last}&value=24.99&currency=EUR");
     // One gateway at a time: two would share the CPU.
-    let events = |interval: &str| {
+    let events = |upstream: &Upstream, interval: &str| {
         site.configure(upstream.address, &lines(interval));
         let _gateway = site.start_and_wait();
         let synced = || site.metric("pixelgate_registry_last_sync_timestamp_seconds ").is_some_and(|time| time > 0.0);
@@ -143,5 +144,8 @@ fn many_pixels(rounds: usize, accounts: usize) {
         p99_ms(&site.load(&event, EVENTS, time()))
     };
     let what = format!("events, without and with {accounts} lists synced each second");
-    compare(&what, rounds, || events("1h"), || events("1s"));
+    compare(&what, rounds, || events(&upstream, "1h"), || events(&upstream, "1s"));
+    let changing = Upstream::changing();
+    let what = format!("events, without and with {accounts} lists synced each second, each with a pixel renamed");
+    compare(&what, rounds, || events(&upstream, "1h"), || events(&changing, "1s"));
 }

@@ -83,7 +83,8 @@ impl Site {
     /// Runs a request in a closed loop.
     pub(crate) fn load(&self, target: &str, connections: usize, time: Duration) -> Done {
         let requests = vec![request(target)];
-        load::run(&Workload { address: self.address, requests, connections, is_fresh: false }, time)
+        let workload = Workload { address: self.address, requests, connections, is_fresh: false, wrap: load::plain };
+        load::run(&workload, time)
     }
 
     /// A figure of `/metrics`.

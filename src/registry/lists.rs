@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::{PREFER_ARCHIVED, Registry, lessons, own};
 use crate::pixel::{Pixel, PixelId};
 use crate::time::Timestamp;
@@ -17,6 +19,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How many intervals a list is good for (contract §4).
 const GOOD_FOR: u32 = 3;
 
+/// Pixels that are looked through in one go: some 50 µs.
+const RUN: usize = 2048;
+
 /// What is remembered of an account.
 pub(super) struct Account {
     id: String,
@@ -25,11 +30,18 @@ pub(super) struct Account {
     /// It has been asked for, and its answer is not taken over yet.
     pub(super) is_asked: bool,
     failures: u32,
-    /// Of the list that was taken over.
-    etag: Option<HeaderValue>,
+    /// The list that was taken over, to know it again.
+    taken: Option<Taken>,
     synced: Option<(Duration, Timestamp)>,
     /// Known pixels that the list lacks, since when. Bounded by the known ones.
     missing: HashMap<PixelId, Duration>,
+}
+
+/// How a list is known again: by its ETag, or where the upstream gives none, by its bytes.
+#[derive(Clone)]
+struct Taken {
+    etag: Option<HeaderValue>,
+    digest: [u8; 32],
 }
 
 /// What came of asking for an account.
@@ -52,7 +64,7 @@ impl Outcome {
 enum Answer {
     /// The list is that of last time.
     Same,
-    List(Vec<Pixel>, Option<HeaderValue>),
+    List(Vec<Pixel>, Taken),
 }
 
 impl Account {
@@ -62,7 +74,7 @@ impl Account {
             due: Duration::ZERO,
             is_asked: false,
             failures: 0,
-            etag: None,
+            taken: None,
             synced: None,
             missing: HashMap::new(),
         }
@@ -77,8 +89,17 @@ impl Account {
         client: &'a Client,
     ) -> impl Future<Output = Outcome> + use<'a> {
         self.is_asked = true;
-        let (id, etag) = (self.id.clone(), self.etag.clone());
-        async move { Outcome { account, asked_at, answer: fetch(&id, etag, registry, client).await } }
+        // What a reply to somebody taught may have been undone since: the same list as before does then say something.
+        if registry.inner.retaught().remove(&self.id) {
+            self.taken = None;
+        }
+        let (id, taken) = (self.id.clone(), self.taken.clone());
+        async move {
+            let answer = fetch(&id, taken, registry, client).await;
+            // A list was read; workers that share this core come first (`super::sync`).
+            std::thread::yield_now();
+            Outcome { account, asked_at, answer }
+        }
     }
 
     fn succeeded(&mut self, asked_at: Duration, registry: &Registry) {
@@ -109,14 +130,10 @@ impl Account {
     }
 }
 
-async fn fetch(
-    account: &str,
-    etag: Option<HeaderValue>,
-    registry: &Registry,
-    client: &Client,
-) -> Result<Answer, String> {
+async fn fetch(account: &str, taken: Option<Taken>, registry: &Registry, client: &Client) -> Result<Answer, String> {
     let mut call = own::call(registry, Method::GET, &format!("/offsitepixels?fb_ad_account_id={account}"))?;
     call.headers.insert("prefer", HeaderValue::from_static(PREFER_ARCHIVED));
+    let etag = taken.as_ref().and_then(|taken| taken.etag.clone());
     let is_conditional = etag.is_some();
     if let Some(etag) = etag {
         call.headers.insert(header::IF_NONE_MATCH, etag);
@@ -129,14 +146,19 @@ async fn fetch(
         status => return Err(format!("registry.upstream answered {status}")),
     }
     let body = own::read(answer.body, LIST_MAX_BYTES).await?;
+    let digest = Sha256::digest(&body).into();
+    if taken.is_some_and(|taken| taken.digest == digest) {
+        return Ok(Answer::Same);
+    }
     let pixels = lessons::list(&body, account).ok_or("its answer is no list of pixels")?;
-    Ok(Answer::List(pixels, answer.headers.get(header::ETAG).cloned()))
+    Ok(Answer::List(pixels, Taken { etag: answer.headers.get(header::ETAG).cloned(), digest }))
 }
 
 /// Takes answers over: all their pixels are stored, then known, at once.
 pub(super) fn settle(accounts: &mut [Account], outcomes: Vec<Outcome>, registry: &Registry) {
-    let of = |account: &Account| account.id.clone();
-    let known = known_of(outcomes.iter().map(|outcome| of(&accounts[outcome.account])).collect(), registry);
+    let is_new = |outcome: &&Outcome| matches!(outcome.answer, Ok(Answer::List(..)));
+    let new = outcomes.iter().filter(is_new).map(|outcome| accounts[outcome.account].id.clone());
+    let known = known_of(new.collect(), registry);
     let none = Vec::new();
     let (mut pixels, mut seen) = (Vec::new(), HashSet::new());
     let mut listed = Vec::new();
@@ -150,21 +172,23 @@ pub(super) fn settle(accounts: &mut [Account], outcomes: Vec<Outcome>, registry:
         });
         let ids = checked.map(|answer| match answer {
             Answer::Same => None,
-            Answer::List(list, etag) => {
+            Answer::List(list, taken) => {
                 let ids: HashSet<PixelId> = list.iter().map(|pixel| pixel.id).collect();
                 // Of two accounts that list one pixel the first has it.
                 pixels.extend(list.into_iter().filter(|pixel| seen.insert(pixel.id)));
-                Some((ids, etag))
+                Some((ids, taken))
             }
         });
         listed.push((account, asked_at, ids));
     }
-    let learnt = if pixels.is_empty() { Ok(0) } else { registry.learn(pixels).map_err(|error| error.to_string()) };
+    let learn = |pixels| registry.take_over(pixels).map(|(without_room, _)| without_room);
+    let learnt = if pixels.is_empty() { Ok(0) } else { learn(pixels).map_err(|error| error.to_string()) };
+    let is_stored = registry.inner.unstored().is_empty();
     for (index, asked_at, ids) in listed {
         let account = &mut accounts[index];
         let settled = ids.and_then(|ids| {
-            if let Some((ids, etag)) = ids {
-                account.etag = None;
+            if let Some((ids, taken)) = ids {
+                account.taken = None;
                 if *learnt.as_ref().map_err(Clone::clone)? > 0 {
                     let without_room = ids.iter().filter(|id| registry.find(**id).is_none()).count();
                     if without_room > 0 {
@@ -172,7 +196,8 @@ pub(super) fn settle(accounts: &mut [Account], outcomes: Vec<Outcome>, registry:
                     }
                 }
                 account.miss(known.get(&account.id).unwrap_or(&none), &ids, registry);
-                account.etag = etag;
+                // What could not be stored is tried again with the next list.
+                account.taken = is_stored.then_some(taken);
             }
             account.forget(registry)
         });
@@ -187,11 +212,17 @@ pub(super) fn settle(accounts: &mut [Account], outcomes: Vec<Outcome>, registry:
 /// The pixels that are known of these accounts, in one pass over all.
 fn known_of(accounts: HashSet<String>, registry: &Registry) -> HashMap<String, Vec<PixelId>> {
     let mut known: HashMap<String, Vec<PixelId>> = accounts.into_iter().map(|id| (id, Vec::new())).collect();
-    for entry in registry.inner.directory.load().entries() {
-        let account = entry.pixel.ad_account_id.as_deref();
-        if let Some(ids) = account.and_then(|account| known.get_mut(account)) {
-            ids.push(entry.pixel.id);
+    if known.is_empty() {
+        return known;
+    }
+    for entries in registry.inner.directory.load_full().entries().chunks(RUN) {
+        for entry in entries {
+            let account = entry.pixel.ad_account_id.as_deref();
+            if let Some(ids) = account.and_then(|account| known.get_mut(account)) {
+                ids.push(entry.pixel.id);
+            }
         }
+        std::thread::yield_now();
     }
     known
 }

@@ -201,6 +201,8 @@ struct Inner {
     authority_listens: AtomicBool,
     /// Pixels that are known and could not be stored yet. Bounded by `registry.max_pixels`; locked after `store`.
     unstored: Mutex<BTreeSet<PixelId>>,
+    /// Listed ad accounts of which somebody else's reply taught something since their list was taken over.
+    retaught: Mutex<BTreeSet<String>>,
     shared: Option<Shared>,
 }
 
@@ -239,6 +241,7 @@ impl Registry {
             lookups: lookups::Counts::default(),
             authority_listens: AtomicBool::new(false),
             unstored: Mutex::default(),
+            retaught: Mutex::default(),
             shared,
         });
         inner.load(&mut inner.lock())?;
@@ -365,6 +368,10 @@ impl Inner {
         if follows && !self.freshness.is_complete(now) { Lookup::NotChecked } else { Lookup::Unknown }
     }
 
+    fn retaught(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.retaught.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn unstored(&self) -> MutexGuard<'_, BTreeSet<PixelId>> {
         self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -394,68 +401,6 @@ impl Inner {
             Err(error) if !lacked => tracing::warn!(%error, "the first management token could not be made"),
             _ => {}
         }
-    }
-
-    /// Completes pixels by what is already known of them and installs those that changed.
-    fn learn(&self, store: &mut Store, pixels: Vec<Pixel>, origin: Origin) -> Result<(), Error> {
-        let directory = self.directory.load_full();
-        let complete = |pixel: Pixel| {
-            let known = directory.get(pixel.id);
-            let old = known.map(|entry| &entry.pixel);
-            let pixel = Pixel {
-                id: pixel.id,
-                name: pixel.name.or_else(|| old?.name.clone()),
-                tag: pixel.tag.or_else(|| old?.tag.clone()),
-                ad_account_id: pixel.ad_account_id.or_else(|| old?.ad_account_id.clone()),
-                archived: pixel.archived,
-            };
-            // Static ones are always stored: what is known of them may be so from an earlier try on a failing disk.
-            if old == Some(&pixel) && origin != Origin::Config && !self.unstored().contains(&pixel.id) {
-                return None;
-            }
-            let creator = match (known, origin, &pixel.ad_account_id) {
-                (Some(entry), ..) => entry.creator.clone(),
-                (None, Origin::Config, Some(account)) => format!("{account} (config)"),
-                _ => String::new(),
-            };
-            Some(Stored { pixel, creator, origin, last_event: None })
-        };
-        self.install(store, pixels.into_iter().filter_map(complete).collect())
-    }
-
-    /// The one door: store, then swap.
-    fn install(&self, store: &mut Store, pixels: Vec<Stored>) -> Result<(), Error> {
-        if pixels.is_empty() {
-            return Ok(());
-        }
-        let mut directory = Directory::clone(&self.directory.load());
-        for stored in &pixels {
-            directory.put(stored.pixel.clone(), stored.creator.clone(), None);
-        }
-        if directory.len() > self.options.max_pixels {
-            return Err(Error::Full(self.options.max_pixels));
-        }
-        match store.put(&pixels, self.clock.now()) {
-            // The config's pixels need no disk: they come back with the config.
-            Err(Error::Unwritable { .. }) if pixels.iter().all(|stored| stored.origin == Origin::Config) => {}
-            // An upstream's come back with the next sync, and an event of one must not wait for this disk.
-            Err(error) if self.options.mode == Mode::Proxy => {
-                let mut unstored = self.unstored();
-                if unstored.is_empty() {
-                    tracing::warn!(%error, "pixels are learnt, and can't be stored: a restart forgets them");
-                }
-                unstored.extend(pixels.iter().map(|stored| stored.pixel.id));
-            }
-            result => {
-                result?;
-                let mut unstored = self.unstored();
-                if !unstored.is_empty() {
-                    unstored.retain(|id| !pixels.iter().any(|stored| stored.pixel.id == *id));
-                }
-            }
-        }
-        self.directory.store(Arc::new(directory));
-        Ok(())
     }
 
     /// Stores the newest events that are not stored yet.

@@ -1,8 +1,9 @@
 //! Keeps the known pixels those of the upstream: asks for each ad account's list with the gateway's own token, and for
 //! single pixels that are seen often (`super::lookups`). Its thread also tells last events (`super::report`).
 //!
-//! A thread of its own, so that neither a slow upstream nor a long list is felt by events. Lists that arrive at about
-//! the same time are taken over together (`super::lists`): one transaction and one new snapshot for all of them.
+//! A thread of its own, of a lower priority, so that neither a slow upstream nor a long list is felt by events. Lists
+//! that arrive at about the same time are taken over together (`super::lists`): one transaction and one new snapshot for
+//! all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -27,6 +28,10 @@ pub const CALLS: usize = ACCOUNTS + 2;
 /// the first has waited so long for others.
 const TOGETHER: (usize, usize, Duration) = (64, 10_000, Duration::from_millis(100));
 
+/// How much nicer than the workers its thread is: about a tenth of their share of a core that all of them want. Not less,
+/// as management calls wait for the registry's lock.
+const NICER: i32 = 10;
+
 /// The running thread.
 pub struct Sync {
     stop: Arc<Notify>,
@@ -45,6 +50,8 @@ impl Sync {
         let stop = Arc::new(Notify::new());
         let stopped = Arc::clone(&stop);
         let handle = thread::Builder::new().name("registry-sync".into()).spawn(move || {
+            // On Linux that holds for the calling thread alone. Where it is refused all of them are equal.
+            rustix::process::nice(NICER).ok();
             let work = async {
                 let client = Client::new(upstream, connector, gate);
                 tokio::select! {

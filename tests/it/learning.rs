@@ -159,6 +159,26 @@ fn lists_are_synced_with_the_token_and_survive_a_restart_without_the_upstream() 
 }
 
 #[test]
+fn what_a_reply_taught_and_the_upstream_took_back_is_set_right_by_the_same_list() {
+    for etag in ["ETag: \"v1\"\r\n", ""] {
+        let upstream = Upstream::start(move |seen| match seen.header("if-none-match").as_deref() {
+            _ if seen.line.starts_with("DELETE") => Act::Say(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+            Some("\"v1\"") => Act::Say(b"HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\n\r\n".to_vec()),
+            _ => Act::Say(format!("HTTP/1.1 200 OK\r\n{etag}{}", with_length(ROW)).into_bytes()),
+        });
+        let site = proxy_site(&upstream, "ad_accounts = [\"9\"]\nsync_interval = \"1s\"");
+        let gateway = site.start();
+        until("the first sync", || known(&site, LISTED));
+        let delete = format!("DELETE /offsitepixels/{LISTED} HTTP/1.1\r\nHost: a\r\nAuthorization: OAuth x\r\n\r\n");
+        assert_eq!(ask(&site, &delete).status, 204);
+        assert_eq!(taken(&site, LISTED).1.as_deref(), Some("archived_pixel"));
+        // Somebody restored it there; its list is what it was at first.
+        until("it is accepted again", || known(&site, LISTED));
+        assert_eq!(gateway.stop(), Some(0));
+    }
+}
+
+#[test]
 fn every_account_has_its_turn_where_a_round_takes_longer_than_the_interval() {
     let slow = |_: &Seen| {
         Act::Drip(vec![b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]".to_vec()], Duration::from_millis(400))
