@@ -24,6 +24,7 @@ pub mod properties;
 mod refusal;
 mod rejects;
 pub mod retry;
+mod side;
 mod sink;
 mod stats;
 #[cfg(test)]

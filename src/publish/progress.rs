@@ -13,14 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Doubt, Fault};
 use super::frontier::Frontier;
+use super::side::{self, Failures};
 use super::stats::Stats;
 use super::topics::{self, COMPACTED};
 use super::{Options, kafka};
@@ -142,44 +141,22 @@ impl Lane {
     pub(super) fn stop(&self, timeout: Duration) {
         let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let _ = self.stop.send(());
-        let mut waited = Duration::ZERO;
-        while !thread.is_finished() && waited < timeout.min(3 * LAST) {
-            std::thread::sleep(Duration::from_millis(1));
-            waited += Duration::from_millis(1);
-        }
-    }
-}
-
-/// Notes a report that was not delivered.
-#[derive(Clone, Default)]
-struct Context(Arc<Mutex<Option<Code>>>);
-
-impl ClientContext for Context {
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error.rdkafka_error_code();
-        }
+        side::join_within(&thread, timeout.min(3 * LAST));
     }
 }
 
 struct Client {
-    producer: BaseProducer<Context>,
-    failed: Context,
+    producer: BaseProducer<Failures>,
+    failed: Failures,
 }
 
 impl Client {
     fn connect(options: &Options, topic: &str) -> Result<Client, Doubt> {
-        let (base, failed) = (kafka::base(options), Context::default());
+        let (base, failed) = (kafka::base(options), Failures::default());
         let mut config = kafka::producer(&base, options);
         // Plain, as for rejected records: a report that is sent twice says the same.
         config.set("enable.idempotence", "false");
-        let producer: BaseProducer<Context> =
+        let producer: BaseProducer<Failures> =
             config.create_with_context(failed.clone()).map_err(|error| Doubt::of("producer", &error))?;
         topics::make_sure_of_as(topic, &COMPACTED, &base, producer.client(), options)?;
         Ok(Client { producer, failed })
@@ -188,7 +165,7 @@ impl Client {
     /// Looks after what was sent.
     fn check(&self) -> Result<(), Doubt> {
         self.producer.poll(Duration::ZERO);
-        let failed = self.failed.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failed = self.failed.take();
         failed.map_or(Ok(()), |code| Err(Doubt::code("delivery", code)))
     }
 

@@ -3,18 +3,17 @@
 //! Its own thread, client and bounded queue. It is handed a record only after the cursor passed it, so that nothing is
 //! sent twice; what it can't deliver is counted and gone.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::fault::{Doubt, Fault};
+use super::side::{self, Failures};
 use super::stats::Stats;
 use super::topics::make_sure_of;
 use super::{Options, kafka, message};
@@ -94,34 +93,8 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.sender = None;
         let Some(thread) = self.thread.take() else { return };
-        // A lane that is just connecting is left to its fate: what it holds is best effort.
-        let mut waited = Duration::ZERO;
-        while !thread.is_finished() && waited < FLUSH {
-            std::thread::sleep(STEP);
-            waited += STEP;
-        }
-    }
-}
-
-/// Counts what fails.
-#[derive(Clone)]
-struct Context {
-    stats: Arc<Stats>,
-    failed: Arc<Mutex<Option<Code>>>,
-}
-
-impl ClientContext for Context {
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            self.stats.rejects_dropped.fetch_add(1, Ordering::Relaxed);
-            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = error.rdkafka_error_code();
-        }
+        // What it then still holds is best effort.
+        side::join_within(&thread, FLUSH);
     }
 }
 
@@ -139,10 +112,9 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let failed = Arc::new(Mutex::new(None));
+        let failed = Failures::counted(self.stats.clone(), |stats| &stats.rejects_dropped);
         loop {
-            let context = Context { stats: self.stats.clone(), failed: failed.clone() };
-            match self.connect(context) {
+            match self.connect(failed.clone()) {
                 Ok(producer) => {
                     if self.serve(&producer, &failed) {
                         // The end: what is under way has a moment left.
@@ -158,19 +130,19 @@ impl Worker {
         }
     }
 
-    fn connect(&self, context: Context) -> Result<BaseProducer<Context>, Doubt> {
+    fn connect(&self, context: Failures) -> Result<BaseProducer<Failures>, Doubt> {
         let base = kafka::base(&self.options);
         let mut config = kafka::producer(&base, &self.options);
         // Plain: without transactions there is nothing that a sequence could save.
         config.set("enable.idempotence", "false").set("queue.buffering.max.kbytes", CLIENT_KBYTES);
-        let producer: BaseProducer<Context> =
+        let producer: BaseProducer<Failures> =
             config.create_with_context(context).map_err(|error| Doubt::of("producer", &error))?;
         make_sure_of(&self.topic, &base, producer.client(), &self.options)?;
         Ok(producer)
     }
 
     /// Sends what comes. `true` at the end, `false` if the client or the topic is no longer usable.
-    fn serve(&mut self, producer: &BaseProducer<Context>, failed: &Mutex<Option<Code>>) -> bool {
+    fn serve(&mut self, producer: &BaseProducer<Failures>, failed: &Failures) -> bool {
         loop {
             match self.receiver.recv_timeout(IDLE) {
                 Ok(reject) => {
@@ -186,14 +158,13 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return true,
             }
             producer.poll(Duration::ZERO);
-            let code = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(code) = code {
+            if let Some(code) = failed.take() {
                 self.say(&Doubt::code("delivery", code));
             }
         }
     }
 
-    fn send(&self, producer: &BaseProducer<Context>, reject: &Reject) -> Result<(), Doubt> {
+    fn send(&self, producer: &BaseProducer<Failures>, reject: &Reject) -> Result<(), Doubt> {
         let (head, key, body) = &reject.entry;
         let entry = Entry { position: Position(0), head: *head, key, body };
         let mut text = [0; 36];
