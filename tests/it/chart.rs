@@ -19,6 +19,7 @@ const SETS: &[(&str, &[&str])] = &[
     ("gateways", &["gateways"]),
     ("authorities", &["authorities"]),
     ("fewer", &["gateways", "fewer"]),
+    ("tls", &["tls"]),
 ];
 
 fn helm(arguments: &[&str], values: &[&str]) -> Command {
@@ -179,6 +180,29 @@ fn a_pod_is_given_what_the_program_takes_and_time_enough_to_stop() {
         }
         assert_eq!(set["persistentVolumeClaimRetentionPolicy"]["whenScaled"], "Retain");
     }
+}
+
+#[test]
+fn a_certificate_is_mounted_where_the_program_looks_and_as_it_is_renewed() {
+    let dir = scratch("chart-tls-");
+    let objects = objects(&rendered(KUBERNETES[1], &["tls"]), dir.path());
+    let pod = &of_kind(&objects, "StatefulSet")[0]["spec"]["template"]["spec"];
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "tls").unwrap();
+    assert_eq!(volume["secret"]["secretName"], "pixel-example-com-tls");
+    let container = &pod["containers"][0];
+    let mount = container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "tls").unwrap();
+    // Kubernetes renews directories, not single files.
+    assert!(mount.get("subPath").is_none());
+    let directory = mount["mountPath"].as_str().unwrap();
+    let variables = container["env"].as_array().unwrap();
+    for (name, file) in [("CERTIFICATE", "tls.crt"), ("KEY", "tls.key")] {
+        let name = format!("PIXELGATE_SERVER__TLS__{name}");
+        let variable = variables.iter().find(|variable| variable["name"] == name.as_str()).unwrap();
+        assert_eq!(variable["value"], format!("{directory}/{file}"));
+    }
+    let public =
+        of_kind(&objects, "Service").into_iter().find(|service| service["metadata"]["name"] == "edge-pixelgate");
+    assert_eq!(public.unwrap()["spec"]["ports"][0]["name"], "https");
 }
 
 #[test]

@@ -75,6 +75,10 @@ volumeMounts:
   {{- if .Values.secrets }}
   - {name: secrets, mountPath: /run/secrets/pixelgate, readOnly: true}
   {{- end }}
+  {{- if .Values.tls.secret }}
+  # The whole directory: a file mounted by itself is not renewed.
+  - {name: tls, mountPath: /run/secrets/pixelgate-tls, readOnly: true}
+  {{- end }}
 {{- end -}}
 
 {{- define "pixelgate.environment" -}}
@@ -86,6 +90,10 @@ volumeMounts:
 - {name: PIXELGATE_SERVER__SHUTDOWN_TIMEOUT, value: "{{ .Values.shutdownTimeoutSeconds }}s"}
 {{- range $name, $_ := .Values.secrets }}
 - {name: {{ $name }}_FILE, value: /run/secrets/pixelgate/{{ $name }}}
+{{- end }}
+{{- if .Values.tls.secret }}
+- {name: PIXELGATE_SERVER__TLS__CERTIFICATE, value: /run/secrets/pixelgate-tls/tls.crt}
+- {name: PIXELGATE_SERVER__TLS__KEY, value: /run/secrets/pixelgate-tls/tls.key}
 {{- end }}
 {{- end -}}
 
@@ -105,6 +113,12 @@ volumeMounts:
           items:
             - {key: {{ $from.key | quote }}, path: {{ $name }}}
       {{- end }}
+{{- end }}
+{{- with .Values.tls.secret }}
+- name: tls
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: 0440
 {{- end }}
 {{- end -}}
 
