@@ -65,10 +65,9 @@ fn references_lead_somewhere_and_topics_and_schemas_are_the_program_s() {
 mod official {
     use std::process::Command;
 
+    use super::super::tools::node;
     use super::*;
 
-    const PARSER: &str = "@asyncapi/parser@3.4.0";
-    const INSTALL: &str = "the e2e tests need Node.js: apt-get install nodejs npm";
     /// Prints what is an error, and the topics.
     const PROGRAM: &str = "const { Parser, fromFile } = require('@asyncapi/parser');\n\
         fromFile(new Parser(), process.argv[2]).parse().then(({ document, diagnostics }) => {\n\
@@ -76,28 +75,10 @@ mod official {
         console.log('topics', document ? document.channels().all().map(c => c.address()).sort().join(' ') : 'none');\n\
         });\n";
 
-    /// A directory with the parser, made once.
-    fn parser() -> std::path::PathBuf {
-        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("node/parser-3.4.0");
-        if !place.exists() {
-            let making = place.with_extension(std::process::id().to_string());
-            fs::create_dir_all(&making).unwrap();
-            let mut npm = Command::new("npm");
-            npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", PARSER]);
-            let said = npm.current_dir(&making).output().expect(INSTALL);
-            assert!(said.status.success(), "{INSTALL}; npm said: {}", String::from_utf8_lossy(&said.stderr));
-            // Whole or not at all; another process may have been quicker.
-            if fs::rename(&making, &place).is_err() {
-                fs::remove_dir_all(&making).unwrap();
-            }
-        }
-        place
-    }
-
     fn verdict(document: &Path) -> String {
-        let parser = parser();
+        let parser = node("@asyncapi/parser@3.4.0");
         fs::write(parser.join("check.js"), PROGRAM).unwrap();
-        let output = Command::new("node").current_dir(&parser).arg("check.js").arg(document).output().expect(INSTALL);
+        let output = Command::new("node").current_dir(&parser).arg("check.js").arg(document).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     }
 

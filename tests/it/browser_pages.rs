@@ -1,7 +1,10 @@
 //! Pages in a real browser: whatever a page does and however a visitor leaves, each conversion is one record.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
+use super::audit::export;
 use super::broker::Broker;
 use super::browser::{Browser, Shop, events};
 use super::consumer::read_committed;
@@ -152,6 +155,28 @@ fn what_happens_without_network_is_told_with_it() {
     browser.run(&format!("pixelgate('consent', 'grant'); pixelgate('track', '{ID}', {{event_name: 'asked'}})"));
     assert_eq!(events(&site, 3)[2]["event_name"], "asked");
     assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn of_more_than_fifty_that_can_not_leave_the_newest_are_kept() {
+    let site = site();
+    let gateway = site.start();
+    let shop = Shop::open(&site, &[("/app", "", &format!("{STUB}{TAG}"))]);
+    let browser = Browser::start();
+    browser.visit(&shop.url("/app"));
+    assert_eq!(gateway.stop(), Some(0));
+    browser.run(&format!(
+        "for (var n = 0; n < 60; n++) pixelgate('track', '{ID}', {{event_name: 'n' + n}}); pixelgate('consent', 'grant')"
+    ));
+    // Each is stored once its first try has failed.
+    browser.wait("Object.keys(localStorage).length == 50");
+    let gateway = site.start();
+    let names: BTreeSet<String> =
+        events(&site, 50).iter().map(|event| event["event_name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, (10..60).map(|n| format!("n{n}")).collect());
+    browser.wait("Object.keys(localStorage).length == 0");
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(export(&site).len(), 50);
 }
 
 #[test]

@@ -86,3 +86,41 @@ fn the_loader_takes_no_place_that_is_taken() {
         assert!(checked.status.code() == Some(2) && told.starts_with("tag.loader_path: "), "{path}: {told}");
     }
 }
+
+/// Old browsers buy, too: what is served is ES5 by acorn, the parser that bundlers use.
+#[cfg(feature = "e2e")]
+mod es5 {
+    use std::fs;
+    use std::process::Command;
+
+    use super::super::gateway::output;
+    use super::super::tools::node;
+    use super::*;
+
+    const PROGRAM: &str =
+        "require('acorn').parse(require('fs').readFileSync(process.argv[1], 'utf8'), {ecmaVersion: 5});";
+
+    fn parses(source: &[u8]) -> Result<(), String> {
+        let place = node("acorn@8.15.0");
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let file = dir.path().join("tag.js");
+        fs::write(&file, source).unwrap();
+        let mut command = Command::new("node");
+        command.current_dir(place).args(["-e", PROGRAM]).arg(file);
+        let said = output(command);
+        if said.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said.stderr).into_owned()) }
+    }
+
+    #[test]
+    fn tags_are_read_by_old_browsers() {
+        for newer in ["let a = 1;", "var a = (b) => b;", "var a = `b`;", "var a = {b};", "for (var a of []) a();"] {
+            assert!(parses(newer.as_bytes()).is_err_and(|why| why.contains("SyntaxError")), "{newer}");
+        }
+        let site = Site::new("[tag]\nloader_path = \"/assets/shop.js\"");
+        let gateway = site.start();
+        for path in ["/fp.js", "/fbds.js", "/assets/shop.js"] {
+            parses(&get(&site, path, &[]).body).unwrap_or_else(|why| panic!("{path}: {why}"));
+        }
+        assert_eq!(gateway.stop(), Some(0));
+    }
+}

@@ -1,5 +1,6 @@
 //! Programs that tests run beside the one under test: where they are, and what to install where they are not.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -31,6 +32,26 @@ pub fn run(mut command: Command, install: &str) -> String {
     let errors = String::from_utf8_lossy(&said.stderr);
     assert!(said.status.success(), "{what}: {errors}{}", String::from_utf8_lossy(&said.stdout));
     String::from_utf8(said.stdout).unwrap()
+}
+
+/// A directory where Node.js finds this package, `name@version`, made once.
+pub fn node(package: &str) -> PathBuf {
+    const INSTALL: &str = "the e2e tests need Node.js: apt-get install nodejs npm";
+    let name = package.trim_start_matches('@').replace(['/', '@'], "-");
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("node").join(name);
+    if !place.exists() {
+        let making = place.with_extension(std::process::id().to_string());
+        fs::create_dir_all(&making).unwrap();
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", package]);
+        npm.current_dir(&making);
+        run(npm, INSTALL);
+        // Whole or not at all; another process may have been quicker.
+        if fs::rename(&making, &place).is_err() {
+            fs::remove_dir_all(&making).unwrap();
+        }
+    }
+    place
 }
 
 /// What a command said on stderr as it refused.

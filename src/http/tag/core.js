@@ -38,8 +38,9 @@ function start(base) {
     try { act(w.localStorage); } catch (e) { return; }
   }
 
+  // What had to go for newer ones has had its try, and is not kept.
   function keep(e) {
-    if (consent == 'granted') {
+    if (consent == 'granted' && queue.indexOf(e) >= 0) {
       store(function (s) { if (s.length < 200) s.setItem('pixelgate:' + e.k, JSON.stringify(e)); });
     }
   }
