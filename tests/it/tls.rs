@@ -139,6 +139,21 @@ fn handshakes_without_common_ground_fail_and_those_without_an_end_are_ended() {
 }
 
 #[test]
+fn handshakes_count_among_connections() {
+    let secured = TlsSite::new("max_connections = 2", "");
+    let gateway = secured.site.start();
+    let timed_out = || gateway.metric("tls_handshakes_total{outcome=\"timed_out\"}").unwrap();
+    let silent: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(secured.site.public).unwrap()).collect();
+    // Those are first in the queue, so the next waits until one of them is given up, and is then served.
+    let mut client = secured.connect().unwrap();
+    assert!(timed_out() >= 1.0);
+    assert_eq!(client.get(&event("later")).unwrap().status, 200);
+    drop(silent);
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(export(&secured.site).len(), 1);
+}
+
+#[test]
 fn only_1_3_if_so_configured() {
     let secured = TlsSite::new("tls.min_version = \"1.3\"", "");
     let gateway = secured.site.start();

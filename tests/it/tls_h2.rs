@@ -137,6 +137,12 @@ fn bounds_of_requests_have_the_answers_that_they_have_elsewhere() {
 }
 
 /// A frame as it is on the wire.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
@@ -145,12 +151,60 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A connection's beginning, with these settings.
+fn preface(settings: &[u8]) -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, settings)].concat()
+}
+
+/// A request's head, packed: `:method` GET, `:scheme` https, then `:authority` and `:path` as they are.
+fn get(target: &str) -> Vec<u8> {
+    let mut head = vec![0x82, 0x87, 0x01, HOST.len() as u8];
+    head.extend(HOST.as_bytes());
+    head.extend([0x04, target.len() as u8]);
+    head.extend(target.as_bytes());
+    head
+}
+
+/// Kind and payload of each whole frame.
+fn frames(mut heard: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let Some((head, rest)) = heard.split_at_checked(9) {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+        frames.push((head[3], payload.to_vec()));
+        heard = rest;
+    }
+    frames
+}
+
+#[test]
+fn who_takes_no_answers_is_sent_none_and_given_up_and_others_go_on() {
+    let secured = TlsSite::new("", "");
+    let gateway = secured.site.start();
+    let event = format!("/offsite_event.php?id={PIXEL}");
+    block_on(async {
+        let mut closed = secured.connect_for_h2().await;
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0: a body may not have a byte.
+        let mut sent = preface(&[0, 4, 0, 0, 0, 0]);
+        for stream in (1..=99).step_by(2) {
+            sent.extend(frame(HEADERS, 0x5, stream, &get(&event)));
+        }
+        closed.write_all(&sent).await.unwrap();
+        let (calm, _connection) = secured.connect_h2().await;
+        assert_eq!(ask(&calm, request("GET", &event), "").await.unwrap().0.status, 200);
+        let mut heard = Vec::new();
+        // It is closed from there, in whatever way.
+        let _ = closed.read_to_end(&mut heard).await;
+        let frames = frames(&heard);
+        assert_eq!(frames.iter().filter(|(kind, _)| *kind == HEADERS).count(), 50, "{frames:?}");
+        assert!(frames.iter().all(|(kind, payload)| *kind != DATA || payload.is_empty()), "{frames:?}");
+    });
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(export(&secured.site).len(), 51, "an event whose answer is not read is an event");
+}
+
 #[test]
 fn who_opens_streams_only_to_take_them_back_is_cut_off_and_others_go_on() {
-    const HEADERS: u8 = 1;
-    const RESET: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
     let secured = TlsSite::new("", "");
     let gateway = secured.site.start();
     let event = format!("/offsite_event.php?id={PIXEL}");
@@ -158,13 +212,7 @@ fn who_opens_streams_only_to_take_them_back_is_cut_off_and_others_go_on() {
         let (calm, _connection) = secured.connect_h2().await;
         assert_eq!(ask(&calm, request("GET", &event), "").await.unwrap().0.status, 200);
         let mut hasty = secured.connect_for_h2().await;
-        // :method GET, :scheme https, then :authority and :path as they are.
-        let mut head = vec![0x82, 0x87, 0x01, HOST.len() as u8];
-        head.extend(HOST.as_bytes());
-        head.extend([0x04, event.len() as u8]);
-        head.extend(event.as_bytes());
-        let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        sent.extend(frame(SETTINGS, 0, 0, &[]));
+        let (mut sent, head) = (preface(&[]), get(&event));
         for stream in (1..=101).step_by(2) {
             sent.extend(frame(HEADERS, 0x5, stream, &head));
             sent.extend(frame(RESET, 0, stream, &8u32.to_be_bytes()));
@@ -173,15 +221,9 @@ fn who_opens_streams_only_to_take_them_back_is_cut_off_and_others_go_on() {
         let mut heard = Vec::new();
         // An end, in whatever way.
         let _ = hasty.read_to_end(&mut heard).await;
-        let mut rest = &heard[..];
-        let mut reason = None;
-        while let Some((head, more)) = rest.split_at_checked(9) {
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            if head[3] == GOAWAY {
-                reason = Some(u32::from_be_bytes(more[4..8].try_into().unwrap()));
-            }
-            rest = &more[length..];
-        }
+        let frames = frames(&heard);
+        let reason = |payload: &[u8]| u32::from_be_bytes(payload[4..8].try_into().unwrap());
+        let reason = frames.iter().rev().find(|(kind, _)| *kind == GOAWAY).map(|(_, payload)| reason(payload));
         assert_eq!(reason, Some(u32::from(Reason::ENHANCE_YOUR_CALM)), "{heard:?}");
         assert_eq!(ask(&calm, request("GET", &event), "").await.unwrap().0.status, 200);
     });
