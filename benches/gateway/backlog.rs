@@ -10,6 +10,7 @@ use pixelgate::time::SystemClock;
 
 use crate::report::Report;
 use crate::requests::PIXEL;
+use crate::secured::Security;
 use crate::servers::{Server, Wish};
 use crate::{broker, setting, usage};
 
@@ -31,7 +32,8 @@ pub(crate) fn run(report: &mut Report) {
     );
     for size in [350, 60_000] {
         let kafka = Some((broker.address(), "exactly_once"));
-        let mut server = Server::gateway(&Wish { acknowledge: "synced", workers: 1, kafka, pixels: 1 });
+        let mut server =
+            Server::gateway(&Wish { acknowledge: "synced", workers: 1, kafka, pixels: 1, security: Security::Plain });
         server.stop();
         let records = bytes / size;
         fill(&server, records, size as usize);

@@ -10,6 +10,8 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord};
 
+use crate::secured::{PAIR, Security};
+
 const ADDRESS: &str = "PIXELGATE_BENCH_BASELINE";
 const WORKERS: &str = "PIXELGATE_BENCH_BASELINE_WORKERS";
 const BROKERS: &str = "PIXELGATE_BENCH_BASELINE_BROKERS";
@@ -26,7 +28,7 @@ pub(crate) fn command(address: SocketAddr, workers: usize, brokers: Option<&str>
 }
 
 /// nginx with `empty_gif`, or nothing if there is no nginx.
-pub(crate) fn nginx(directory: &Path, address: SocketAddr, workers: usize) -> Option<Command> {
+pub(crate) fn nginx(directory: &Path, address: SocketAddr, workers: usize, security: Security) -> Option<Command> {
     let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"];
     let program = found.into_iter().find(|path| Path::new(path).exists())?;
     let headers: String = [
@@ -44,12 +46,22 @@ pub(crate) fn nginx(directory: &Path, address: SocketAddr, workers: usize) -> Op
     // One process if one worker is asked for, so that nothing but it is counted.
     let master = if workers == 1 { "master_process off;" } else { "" };
     let at = directory.display();
+    let (word, pair) = match security {
+        Security::Plain => ("", String::new()),
+        Security::Tls => {
+            let (certificate, key) = (PAIR.certificate.display(), PAIR.key.display());
+            (
+                " ssl",
+                format!("ssl_protocols TLSv1.2 TLSv1.3;\nssl_certificate {certificate};\nssl_certificate_key {key};\n"),
+            )
+        }
+    };
     let config = format!(
         "daemon off;\n{master}\nworker_processes {workers};\nerror_log stderr crit;\npid {at}/nginx.pid;\n\
          events {{ worker_connections 16000; }}\nhttp {{\naccess_log off;\nkeepalive_requests 1000000000;\n\
          keepalive_timeout 75;\nclient_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\n\
          fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
-         server {{ listen {address} backlog=4096;\nlocation = /offsite_event.php {{\n{headers}empty_gif; }} }} }}\n"
+         server {{ listen {address}{word} backlog=4096;\n{pair}location = /offsite_event.php {{\n{headers}empty_gif; }} }} }}\n"
     );
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(program);

@@ -3,10 +3,25 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// How a load's connections are made once they are open: as they are, or secured.
+pub(crate) type Wrap = fn(TcpStream) -> Pin<Box<dyn Future<Output = Connection>>>;
+/// A connection, secured or not.
+pub(crate) type Connection = Pin<Box<dyn Duplex>>;
+
+pub(crate) trait Duplex: AsyncRead + AsyncWrite {}
+
+impl<T: AsyncRead + AsyncWrite> Duplex for T {}
+
+/// As it is.
+pub(crate) fn plain(stream: TcpStream) -> Pin<Box<dyn Future<Output = Connection>>> {
+    Box::pin(async { Box::pin(stream) as Connection })
+}
 
 /// What to send, and where.
 pub(crate) struct Workload {
@@ -16,6 +31,7 @@ pub(crate) struct Workload {
     pub(crate) connections: usize,
     /// A connection serves one request, which says so.
     pub(crate) is_fresh: bool,
+    pub(crate) wrap: Wrap,
 }
 
 /// What came of it.
@@ -26,13 +42,22 @@ pub(crate) struct Done {
     pub(crate) refused: u64,
     /// Microseconds of each answer, sorted.
     times: Vec<u32>,
+    /// The same of those requests of an open loop during which the load was not held up itself.
+    steady: Vec<u32>,
+    /// How long the load was held up.
+    pub(crate) held_up: Duration,
 }
 
 impl Done {
     /// A quantile in microseconds.
     pub(crate) fn quantile(&self, share: f64) -> f64 {
-        let index = (self.times.len() as f64 * share) as usize;
-        self.times.get(index.min(self.times.len().saturating_sub(1))).copied().unwrap_or_default().into()
+        quantile(&self.times, share)
+    }
+
+    /// The same of an open loop without requests that waited while the load itself, on its own CPU, was held up: then
+    /// nothing on this machine went on.
+    pub(crate) fn steady_quantile(&self, share: f64) -> f64 {
+        quantile(&self.steady, share)
     }
 
     fn add(&mut self, other: Done) {
@@ -40,6 +65,11 @@ impl Done {
         self.refused += other.refused;
         self.times.extend(other.times);
     }
+}
+
+fn quantile(sorted: &[u32], share: f64) -> f64 {
+    let index = (sorted.len() as f64 * share) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default().into()
 }
 
 /// Runs a workload for a time.
@@ -52,7 +82,7 @@ pub(crate) fn run(workload: &Workload, time: Duration) -> Done {
             let mut requests = workload.requests.clone();
             let count = requests.len();
             requests.rotate_left(index % count);
-            tokio::task::spawn_local(connection(workload.address, requests, workload.is_fresh, end))
+            tokio::task::spawn_local(connection(workload.address, workload.wrap, requests, workload.is_fresh, end))
         };
         let running: Vec<_> = (0..workload.connections).map(one).collect();
         let mut done = Done::default();
@@ -64,17 +94,17 @@ pub(crate) fn run(workload: &Workload, time: Duration) -> Done {
     }))
 }
 
-async fn open(address: SocketAddr) -> TcpStream {
+async fn open(address: SocketAddr, wrap: Wrap) -> Connection {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     // Closed at once and with no trace: else a run of new connections ends when all ports are used up.
     stream.set_zero_linger().unwrap();
-    stream
+    wrap(stream).await
 }
 
-async fn connection(address: SocketAddr, requests: Vec<Vec<u8>>, is_fresh: bool, end: Instant) -> Done {
+async fn connection(address: SocketAddr, wrap: Wrap, requests: Vec<Vec<u8>>, is_fresh: bool, end: Instant) -> Done {
     let mut done = Done::default();
-    let mut stream = open(address).await;
+    let mut stream = open(address, wrap).await;
     let mut buffer = vec![0; 4096];
     let mut begun = Instant::now();
     for request in requests.iter().cycle() {
@@ -92,7 +122,7 @@ async fn connection(address: SocketAddr, requests: Vec<Vec<u8>>, is_fresh: bool,
         done.note(&buffer, now - begun);
         begun = now;
         if is_fresh {
-            stream = open(address).await;
+            stream = open(address, wrap).await;
         }
     }
     done
@@ -122,6 +152,11 @@ fn is_whole(answer: &[u8]) -> bool {
     answer.len() >= head + 4 + length
 }
 
+/// A round of the open loop takes some microseconds. If one takes this long the load did not run.
+const HELD_UP: Duration = Duration::from_millis(1);
+/// Of the open loop when nothing is due and no answer is there.
+const REST: Duration = Duration::from_micros(5);
+
 /// A connection of the open loop.
 struct Paced {
     stream: std::net::TcpStream,
@@ -132,8 +167,9 @@ struct Paced {
 }
 
 /// Sends at a rate and takes each answer's time from the moment at which its request was due, not from when it could be
-/// sent: what a slow answer makes others wait for is in the figures (no "coordinated omission"). Polls without rest, as
-/// timers are too coarse.
+/// sent: what a slow answer makes others wait for is in the figures (no "coordinated omission"). Where there is nothing to
+/// do it rests for some ten microseconds: a virtual machine that uses all of its CPUs without a break may be stopped by its
+/// host for a part of each 100 ms, which is then seen in every figure.
 pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done {
     let open = |_| {
         let stream = std::net::TcpStream::connect(workload.address).unwrap();
@@ -146,8 +182,17 @@ pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done
     let mut busy: Vec<usize> = Vec::new();
     let (begun, mut sent, mut done) = (Instant::now(), 0u64, Done::default());
     let total = (per_second * time.as_secs_f64()) as u64;
+    // Sleeps end when they are to, not up to 50 µs later.
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).unwrap();
+    let (mut last, mut held_up_until) = (begun, begun);
     while done.answered < total {
         let now = Instant::now();
+        if now - last > HELD_UP {
+            held_up_until = now;
+            done.held_up += now - last;
+        }
+        last = now;
+        let idle = (sent, done.answered);
         let due_by_now = ((now - begun).as_secs_f64() * per_second) as u64;
         while sent < due_by_now.min(total) {
             let Some(index) = free.pop() else { break };
@@ -159,20 +204,24 @@ pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done
             sent += 1;
         }
         busy.retain(|index| {
-            let is_busy = !connections[*index].take(&mut done);
+            let is_busy = !connections[*index].take(&mut done, held_up_until);
             if !is_busy {
                 free.push(*index);
             }
             is_busy
         });
+        if idle == (sent, done.answered) {
+            std::thread::sleep(REST);
+        }
     }
     done.times.sort_unstable();
+    done.steady.sort_unstable();
     done
 }
 
 impl Paced {
     /// Whether its answer is here.
-    fn take(&mut self, done: &mut Done) -> bool {
+    fn take(&mut self, done: &mut Done, held_up_until: Instant) -> bool {
         match self.stream.read(&mut self.buffer[self.filled..]) {
             Ok(0) => panic!("the server closed a connection"),
             Ok(read) => self.filled += read,
@@ -183,7 +232,11 @@ impl Paced {
             return false;
         }
         let due = self.due.take().expect("it waits");
-        done.note(&self.buffer, due.elapsed());
+        let took = due.elapsed();
+        done.note(&self.buffer, took);
+        if due > held_up_until {
+            done.steady.push(took.as_micros() as u32);
+        }
         self.filled = 0;
         true
     }

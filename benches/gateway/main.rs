@@ -3,7 +3,7 @@
 //! `cargo bench --bench gateway [-- WORD…]`. Without a word: the pixel over 256 connections, and the start; with `all`
 //! everything, which takes half an hour. Words: `get` (64, 512 and 4096 connections), `fresh` (a connection per
 //! request), `beacon`, `json`, `form`, `mix` (a tenth rejected), `workers` (two), `parameters`, `pixels` (10 to
-//! 100,000 known ones), `kafka` (a real broker; needs Java and Maven), `latency` (open loop at half load), `large`
+//! 100,000 known ones), `kafka` (a real broker; needs Java and Maven), `tls`, `latency` (open loop at half load), `large`
 //! (the longest events, Kafka away), `backlog` (2 GB leave for Kafka), `start`.
 //!
 //! All threads of a server share CPU 0; load, and the broker, have CPU 1. Rounds are interleaved and medians reported,
@@ -25,6 +25,7 @@ mod place;
 mod report;
 mod requests;
 mod rounds;
+mod secured;
 mod servers;
 mod usage;
 
@@ -33,6 +34,7 @@ use std::time::Duration;
 use report::Report;
 use requests::Kind;
 use rounds::{Case, median};
+use secured::Security;
 use servers::{Server, Wish};
 
 /// Where the broker's module looks for it.
@@ -51,13 +53,13 @@ pub(crate) fn setting(name: &str, default: u64) -> u64 {
 
 /// What is known beside a gateway's answer mode.
 fn wish(acknowledge: &'static str) -> Wish {
-    Wish { acknowledge, workers: 1, kafka: None, pixels: 1 }
+    Wish { acknowledge, workers: 1, kafka: None, pixels: 1, security: Security::Plain }
 }
 
 /// The baselines, and the gateway in both modes.
 fn field(workers: usize) -> Vec<Server> {
     let mut servers = vec![Server::constant(workers)];
-    servers.extend(Server::nginx(workers));
+    servers.extend(Server::nginx(workers, Security::Plain));
     for acknowledge in ["written", "synced"] {
         servers.push(Server::gateway(&Wish { workers, ..wish(acknowledge) }));
     }
@@ -114,6 +116,9 @@ fn main() {
     if asked("kafka") {
         with_kafka(&mut report, &of("The pixel, published", Kind::Get, connections));
     }
+    if asked("tls") {
+        tls(&mut report, connections);
+    }
     if asked("latency") {
         rounds::latency(&mut report, connections, &field(1));
     }
@@ -153,6 +158,18 @@ fn pixels(report: &mut Report, connections: usize) {
     }
     let title = "Known pixels".to_owned();
     rounds::run(report, &Case { title, kind: Kind::Get, connections, is_fresh: false }, &field);
+}
+
+/// What TLS costs: over connections that are kept, and with a handshake for each request.
+fn tls(report: &mut Report, connections: usize) {
+    let mut field: Vec<Server> = Server::nginx(1, Security::Tls).into_iter().collect();
+    for security in [Security::Plain, Security::Tls] {
+        field.push(Server::gateway(&Wish { security, ..wish("synced") }));
+    }
+    let case = Case { title: "The pixel, TLS".into(), kind: Kind::Get, connections, is_fresh: false };
+    rounds::run(report, &case, &field);
+    let case = Case { title: "A handshake per request".into(), connections: 64, is_fresh: true, ..case };
+    rounds::run(report, &case, &field);
 }
 
 /// CPU time until everything has left for Kafka; the naive handler is the measure there.

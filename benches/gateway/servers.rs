@@ -10,6 +10,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::baseline;
 use crate::requests::{Kind, PIXEL};
+use crate::secured::{PAIR, Security};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -22,6 +23,7 @@ pub(crate) struct Server {
     pub(crate) takes_posts: bool,
     /// What it takes goes on to Kafka.
     pub(crate) publishes: bool,
+    pub(crate) security: Security,
     command: Command,
     child: Child,
     directory: tempfile::TempDir,
@@ -42,6 +44,7 @@ pub(crate) struct Wish {
     pub(crate) kafka: Option<(String, &'static str)>,
     /// Further known pixels.
     pub(crate) pixels: usize,
+    pub(crate) security: Security,
 }
 
 /// Keeps this thread, and what it starts, on one CPU.
@@ -64,23 +67,30 @@ impl Server {
     /// actix-web, a constant reply of the gateway's bytes.
     pub(crate) fn constant(workers: usize) -> Server {
         let (address, directory) = (free_address(), scratch());
-        Server::start("actix-web, constant GIF", address, baseline::command(address, workers, None), directory)
+        Server::start(
+            "actix-web, constant GIF",
+            address,
+            Security::Plain,
+            baseline::command(address, workers, None),
+            directory,
+        )
     }
 
     /// actix-web that parses the form, writes JSON and gives it to librdkafka without waiting for anything.
     pub(crate) fn naive(workers: usize, brokers: &str) -> Server {
         let (address, directory) = (free_address(), scratch());
         let command = baseline::command(address, workers, Some(brokers));
-        let mut server = Server::start("actix-web, fire and forget", address, command, directory);
+        let mut server = Server::start("actix-web, fire and forget", address, Security::Plain, command, directory);
         server.publishes = true;
         server
     }
 
     /// nginx's `empty_gif` with the gateway's headers, no access log. `None` without nginx.
-    pub(crate) fn nginx(workers: usize) -> Option<Server> {
+    pub(crate) fn nginx(workers: usize, security: Security) -> Option<Server> {
         let (address, directory) = (free_address(), scratch());
-        let command = baseline::nginx(directory.path(), address, workers)?;
-        let mut server = Server::start("nginx, empty_gif", address, command, directory);
+        let command = baseline::nginx(directory.path(), address, workers, security)?;
+        let name = format!("nginx, empty_gif{}", security.word());
+        let mut server = Server::start(&name, address, security, command, directory);
         server.takes_posts = false;
         Some(server)
     }
@@ -89,22 +99,28 @@ impl Server {
     pub(crate) fn gateway(wish: &Wish) -> Server {
         let (command, address, ops, directory) = gateway(wish);
         let kafka = wish.kafka.as_ref().map_or(String::new(), |(_, delivery)| format!(", {delivery}"));
-        let mut server = Server::start(&format!("pixelgate, {}{kafka}", wish.acknowledge), address, command, directory);
+        let name = format!("pixelgate, {}{kafka}{}", wish.acknowledge, wish.security.word());
+        let mut server = Server::start(&name, address, wish.security, command, directory);
         (server.ops, server.publishes) = (Some(ops), wish.kafka.is_some());
         server
     }
 
-    fn start(name: &str, address: SocketAddr, command: Command, directory: tempfile::TempDir) -> Server {
+    fn start(
+        name: &str,
+        address: SocketAddr,
+        security: Security,
+        command: Command,
+        directory: tempfile::TempDir,
+    ) -> Server {
         let mut command = quiet(command);
-        let (name, child) = (name.to_owned(), spawn(&mut command));
-        let server =
-            Server { name, address, ops: None, takes_posts: true, publishes: false, command, child, directory };
-        server.answered()
+        let (name, child, ops) = (name.to_owned(), spawn(&mut command), None);
+        let (takes_posts, publishes) = (true, false);
+        Server { name, address, ops, takes_posts, publishes, security, command, child, directory }.answered()
     }
 
     fn answered(mut self) -> Server {
         let deadline = Instant::now() + PATIENCE;
-        while first_answer(self.address).is_err() {
+        while first_answer(self.address, self.security).is_err() {
             assert!(self.child.try_wait().unwrap().is_none(), "{} ended", self.name);
             assert!(Instant::now() < deadline, "{} doesn't answer", self.name);
             std::thread::sleep(Duration::from_millis(1));
@@ -140,11 +156,11 @@ impl Server {
 
     /// How long a gateway takes from its start in an empty directory to the end of its first accepted request.
     pub(crate) fn time_to_first_event() -> Duration {
-        let wish = Wish { acknowledge: "synced", workers: 1, kafka: None, pixels: 1 };
+        let wish = Wish { acknowledge: "synced", workers: 1, kafka: None, pixels: 1, security: Security::Plain };
         let (command, address, _, _directory) = gateway(&wish);
         let begun = Instant::now();
         let mut child = quiet(command).spawn().unwrap();
-        while first_answer(address).is_err() {
+        while first_answer(address, Security::Plain).is_err() {
             assert!(child.try_wait().unwrap().is_none(), "the gateway ended");
             assert!(begun.elapsed() < PATIENCE, "the gateway doesn't answer");
             std::thread::sleep(Duration::from_micros(200));
@@ -186,8 +202,12 @@ fn gateway(wish: &Wish) -> (Command, SocketAddr, SocketAddr, tempfile::TempDir) 
              rejected_topic = \"\"\npartitions = 4\nreplication_factor = 1\n"
         )
     });
+    let tls = match wish.security {
+        Security::Plain => String::new(),
+        Security::Tls => format!("tls.certificate = {:?}\ntls.key = {:?}\n", PAIR.certificate, PAIR.key),
+    };
     let config = format!(
-        "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = {}\n[ops]\nlisten = \"{ops}\"\n\
+        "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = {}\n{tls}[ops]\nlisten = \"{ops}\"\n\
          [journal]\nacknowledge = \"{}\"\nmax_bytes = \"8GiB\"\n[limits]\nmode = \"observe\"\n{kafka}[registry]\n\
          pixels = [{}]\n[log]\nlevel = \"warn\"\n",
         wish.workers,
@@ -216,9 +236,12 @@ fn quiet(mut command: Command) -> Command {
     command
 }
 
-/// Sends a request on a connection of its own; succeeds when it is answered with 200.
-fn first_answer(address: SocketAddr) -> std::io::Result<()> {
+/// Sends a request on a connection of its own; succeeds when it is answered with 200, or secured when there is one.
+fn first_answer(address: SocketAddr, security: Security) -> std::io::Result<()> {
     let mut stream = std::net::TcpStream::connect(address)?;
+    if security == Security::Tls {
+        return Ok(());
+    }
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&Kind::Get.requests()[0])?;
     let mut status = [0; 12];
