@@ -61,7 +61,8 @@ pub(crate) fn nginx(directory: &Path, address: SocketAddr, workers: usize, secur
          events {{ worker_connections 16000; }}\nhttp {{\naccess_log off;\nkeepalive_requests 1000000000;\n\
          keepalive_timeout 75;\nclient_body_temp_path {at}/body;\nproxy_temp_path {at}/proxy;\n\
          fastcgi_temp_path {at}/fastcgi;\nuwsgi_temp_path {at}/uwsgi;\nscgi_temp_path {at}/scgi;\n\
-         server {{ listen {address}{word} backlog=4096;\n{pair}location = /offsite_event.php {{\n{headers}empty_gif; }} }} }}\n"
+         server {{ listen {address}{word} backlog=4096;\n{pair}location = /offsite_event.php \
+         {{\n{headers}empty_gif; }} }} }}\n"
     );
     std::fs::write(&file, config).unwrap();
     let mut command = Command::new(program);

@@ -167,9 +167,9 @@ struct Paced {
 }
 
 /// Sends at a rate and takes each answer's time from the moment at which its request was due, not from when it could be
-/// sent: what a slow answer makes others wait for is in the figures (no "coordinated omission"). Where there is nothing to
-/// do it rests for some ten microseconds: a virtual machine that uses all of its CPUs without a break may be stopped by its
-/// host for a part of each 100 ms, which is then seen in every figure.
+/// sent: what a slow answer makes others wait for is in the figures (no "coordinated omission"). Where there is nothing
+/// to do it rests for some ten microseconds: a virtual machine that uses all of its CPUs without a break may be stopped
+/// by its host for a part of each 100 ms, which is then seen in every figure.
 pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done {
     let open = |_| {
         let stream = std::net::TcpStream::connect(workload.address).unwrap();

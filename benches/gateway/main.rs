@@ -3,8 +3,8 @@
 //! `cargo bench --bench gateway [-- WORD…]`. Without a word: the pixel over 256 connections, and the start; with `all`
 //! everything, which takes half an hour. Words: `get` (64, 512 and 4096 connections), `fresh` (a connection per
 //! request), `beacon`, `json`, `form`, `mix` (a tenth rejected), `workers` (two), `parameters`, `pixels` (10 to
-//! 100,000 known ones), `kafka` (a real broker; needs Java and Maven), `tls`, `latency` (open loop at half load), `large`
-//! (the longest events, Kafka away), `backlog` (2 GB leave for Kafka), `start`.
+//! 100,000 known ones), `kafka` (a real broker; needs Java and Maven), `tls`, `latency` (open loop at half load),
+//! `large` (the longest events, Kafka away), `backlog` (2 GB leave for Kafka), `start`.
 //!
 //! All threads of a server share CPU 0; load, and the broker, have CPU 1. Rounds are interleaved and medians reported,
 //! so that what else the machine does hits all alike. Baselines send the gateway's own reply headers and body bytes.

@@ -139,10 +139,11 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
     let (p50, p99) = place::sync_us();
     report.say(&format!(
         "\nLatency at half load, open loop, from the moment a request is due; {connections} connections. One write and \
-         fdatasync of 64 KiB on this disk: {p50:.0} µs, at p99 {p99:.0} µs. The last columns: without requests that waited \
-         while the load, on the other CPU, was held up for more than a millisecond, as hosts do to virtual machines; and \
-         the share of time in which it was:\n\n\
-         | server | requests/s | p50 µs | p99 µs | p99.9 µs | p99 µs, not held up | held up |\n|---|---|---|---|---|---|---|"
+         fdatasync of 64 KiB on this disk: {p50:.0} µs, at p99 {p99:.0} µs. The last columns: without requests that \
+         waited while the load, on the other CPU, was held up for more than a millisecond, as hosts do to virtual \
+         machines; and the share of time in which it was:\n\n\
+         | server | requests/s | p50 µs | p99 µs | p99.9 µs | p99 µs, not held up | held up |\n\
+         |---|---|---|---|---|---|---|"
     ));
     for (index, server) in servers.iter().enumerate() {
         let of = |share| median(results[index].iter().map(|done| done.quantile(share)).collect());

@@ -2,8 +2,8 @@
 //! single pixels that are seen often (`super::lookups`). Its thread also tells last events (`super::report`).
 //!
 //! A thread of its own, of a lower priority, so that neither a slow upstream nor a long list is felt by events. Lists
-//! that arrive at about the same time are taken over together (`super::lists`): one transaction and one new snapshot for
-//! all of them.
+//! that arrive at about the same time are taken over together (`super::lists`): one transaction and one new snapshot
+//! for all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -28,8 +28,8 @@ pub const CALLS: usize = ACCOUNTS + 2;
 /// the first has waited so long for others.
 const TOGETHER: (usize, usize, Duration) = (64, 10_000, Duration::from_millis(100));
 
-/// How much nicer than the workers its thread is: about a tenth of their share of a core that all of them want. Not less,
-/// as management calls wait for the registry's lock.
+/// How much nicer than the workers its thread is: about a tenth of their share of a core that all of them want. Not
+/// less, as management calls wait for the registry's lock.
 const NICER: i32 = 10;
 
 /// The running thread.

@@ -166,7 +166,8 @@ fn of_more_than_fifty_that_can_not_leave_the_newest_are_kept() {
     browser.visit(&shop.url("/app"));
     assert_eq!(gateway.stop(), Some(0));
     browser.run(&format!(
-        "for (var n = 0; n < 60; n++) pixelgate('track', '{ID}', {{event_name: 'n' + n}}); pixelgate('consent', 'grant')"
+        "for (var n = 0; n < 60; n++) pixelgate('track', '{ID}', {{event_name: 'n' + n}});\
+         pixelgate('consent', 'grant')"
     ));
     // Each is stored once its first try has failed.
     browser.wait("Object.keys(localStorage).length == 50");
