@@ -10,7 +10,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord};
 
-use crate::secured::{PAIR, Security};
+use crate::secured::{self, Security};
 
 const ADDRESS: &str = "PIXELGATE_BENCH_BASELINE";
 const WORKERS: &str = "PIXELGATE_BENCH_BASELINE_WORKERS";
@@ -49,7 +49,8 @@ pub(crate) fn nginx(directory: &Path, address: SocketAddr, workers: usize, secur
     let (word, pair) = match security {
         Security::Plain => ("", String::new()),
         Security::Tls => {
-            let (certificate, key) = (PAIR.certificate.display(), PAIR.key.display());
+            let (certificate, key) = secured::install(directory);
+            let (certificate, key) = (certificate.display(), key.display());
             (
                 " ssl",
                 format!("ssl_protocols TLSv1.2 TLSv1.3;\nssl_certificate {certificate};\nssl_certificate_key {key};\n"),

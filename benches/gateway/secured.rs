@@ -1,6 +1,9 @@
 //! TLS on both ends of the load: one certificate for all servers of a run, and clients that take any.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::LazyLock;
 
@@ -33,15 +36,19 @@ impl Security {
     }
 }
 
-/// Certificate and key in PEM, for as long as the bench runs.
-pub(crate) struct Pair {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-    _directory: tempfile::TempDir,
+/// Puts certificate and key of all servers of a run into a server's directory; where they are then. Their curve is
+/// elliptic, as of those that certificate authorities give out today.
+pub(crate) fn install(directory: &Path) -> (PathBuf, PathBuf) {
+    static PAIR: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(issue);
+    let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+    std::fs::write(&certificate, &PAIR.0).unwrap();
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key).unwrap();
+    file.write_all(&PAIR.1).unwrap();
+    (certificate, key)
 }
 
-/// The pair of all servers: of an elliptic curve, as certificate authorities give them out today.
-pub(crate) static PAIR: LazyLock<Pair> = LazyLock::new(|| {
+/// Certificate and key in PEM.
+fn issue() -> (Vec<u8>, Vec<u8>) {
     let key = EcKey::generate(&EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap()).unwrap();
     let key = PKey::from_ec_key(key).unwrap();
     let mut name = X509Name::builder().unwrap();
@@ -55,12 +62,8 @@ pub(crate) static PAIR: LazyLock<Pair> = LazyLock::new(|| {
     certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
     certificate.set_not_after(&Asn1Time::days_from_now(90).unwrap()).unwrap();
     certificate.sign(&key, MessageDigest::sha256()).unwrap();
-    let directory = tempfile::Builder::new().prefix("bench-").tempdir_in(crate::servers::directory()).unwrap();
-    let at = |file: &str| directory.path().join(file);
-    std::fs::write(at("certificate.pem"), certificate.build().to_pem().unwrap()).unwrap();
-    std::fs::write(at("key.pem"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-    Pair { certificate: at("certificate.pem"), key: at("key.pem"), _directory: directory }
-});
+    (certificate.build().to_pem().unwrap(), key.private_key_to_pem_pkcs8().unwrap())
+}
 
 /// Secures a connection. Sessions are not resumed: each handshake is a whole one, as of a new visitor.
 async fn secure(stream: TcpStream) -> SslStream<TcpStream> {

@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::baseline;
 use crate::requests::{Kind, PIXEL};
-use crate::secured::{PAIR, Security};
+use crate::secured::{self, Security};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -204,7 +204,10 @@ fn gateway(wish: &Wish) -> (Command, SocketAddr, SocketAddr, tempfile::TempDir) 
     });
     let tls = match wish.security {
         Security::Plain => String::new(),
-        Security::Tls => format!("tls.certificate = {:?}\ntls.key = {:?}\n", PAIR.certificate, PAIR.key),
+        Security::Tls => {
+            let (certificate, key) = secured::install(directory.path());
+            format!("tls.certificate = {certificate:?}\ntls.key = {key:?}\n")
+        }
     };
     let config = format!(
         "data_dir = {data:?}\n[server]\nlisten = \"{address}\"\nworkers = {}\n{tls}[ops]\nlisten = \"{ops}\"\n\
