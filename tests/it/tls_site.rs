@@ -7,11 +7,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use h2::client::SendRequest;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslStream};
 use openssl::x509::X509;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
 use super::client::Client;
@@ -78,7 +80,7 @@ impl TlsSite {
 
     /// A connection for HTTP/2, with what drives it. Must run inside a tokio runtime.
     pub async fn connect_h2(&self) -> (SendRequest<bytes::Bytes>, JoinHandle<Result<(), h2::Error>>) {
-        let (client, connection) = h2::client::handshake(self.connect_for_h2().await).await.unwrap();
+        let (client, connection) = h2::client::handshake(Parting(self.connect_for_h2().await)).await.unwrap();
         (client, tokio::task::spawn_local(connection))
     }
 
@@ -92,6 +94,30 @@ impl TlsSite {
         Pin::new(&mut stream).connect().await.unwrap();
         assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]));
         stream
+    }
+}
+
+/// A connection whose own last words may find nobody: where both ends part at once, OpenSSL's are an error ("unexpected
+/// EOF") if the other end is gone before them. What is read, and that its end was announced, is seen as ever.
+struct Parting(tokio_openssl::SslStream<tokio::net::TcpStream>);
+
+impl AsyncRead for Parting {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Parting {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context).map(|_| Ok(()))
     }
 }
 
