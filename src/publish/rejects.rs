@@ -130,13 +130,13 @@ impl Worker {
         }
     }
 
-    fn connect(&self, context: Failures) -> Result<BaseProducer<Failures>, Doubt> {
+    fn connect(&self, failed: Failures) -> Result<BaseProducer<Failures>, Doubt> {
         let base = kafka::base(&self.options);
         let mut config = kafka::producer(&base, &self.options);
         // Plain: without transactions there is nothing that a sequence could save.
         config.set("enable.idempotence", "false").set("queue.buffering.max.kbytes", CLIENT_KBYTES);
         let producer: BaseProducer<Failures> =
-            config.create_with_context(context).map_err(|error| Doubt::of("producer", &error))?;
+            config.create_with_context(failed).map_err(|error| Doubt::of("producer", &error))?;
         make_sure_of(&self.topic, &base, producer.client(), &self.options)?;
         Ok(producer)
     }

@@ -183,7 +183,6 @@ pub(super) fn settle(accounts: &mut [Account], outcomes: Vec<Outcome>, registry:
     }
     let learn = |pixels| registry.take_over(pixels).map(|(without_room, _)| without_room);
     let learnt = if pixels.is_empty() { Ok(0) } else { learn(pixels).map_err(|error| error.to_string()) };
-    let is_stored = registry.inner.unstored().is_empty();
     for (index, asked_at, ids) in listed {
         let account = &mut accounts[index];
         let settled = ids.and_then(|ids| {
@@ -197,7 +196,8 @@ pub(super) fn settle(accounts: &mut [Account], outcomes: Vec<Outcome>, registry:
                 }
                 account.miss(known.get(&account.id).unwrap_or(&none), &ids, registry);
                 // What could not be stored is tried again with the next list.
-                account.taken = is_stored.then_some(taken);
+                let unstored = registry.inner.unstored();
+                account.taken = (!unstored.iter().any(|id| ids.contains(id))).then_some(taken);
             }
             account.forget(registry)
         });

@@ -47,6 +47,14 @@ pub fn told(record: &Value) -> Value {
     Value::Object(members.collect())
 }
 
+/// A shop with a page `/app` that has the tag, and a browser on it.
+pub fn app(site: &Site) -> (Shop, Browser) {
+    let shop = Shop::open(site, &[("/app", "", &format!("{STUB}{TAG}"))]);
+    let browser = Browser::start();
+    browser.visit(&shop.url("/app"));
+    (shop, browser)
+}
+
 fn is_before(record: &Value) -> bool {
     let time = |name: &str| record[name].as_str().unwrap_or_else(|| panic!("no {name} in {record}")).to_owned();
     time("occurred_at") < time("received_at")
@@ -119,9 +127,7 @@ fn a_tab_that_closes_and_a_page_that_is_left_have_told() {
 fn what_happens_without_network_is_told_with_it() {
     let site = site();
     let gateway = site.start();
-    let shop = Shop::open(&site, &[("/app", "", &format!("{STUB}{TAG}"))]);
-    let browser = Browser::start();
-    browser.visit(&shop.url("/app"));
+    let (shop, browser) = app(&site);
     browser.offline(true);
     browser.run(&format!("pixelgate('track', '{ID}', {{event_name: 'same page', value: 3, currency: 'EUR'}})"));
     browser.wait("navigator.onLine === false");
@@ -161,9 +167,7 @@ fn what_happens_without_network_is_told_with_it() {
 fn of_more_than_fifty_that_can_not_leave_the_newest_are_kept() {
     let site = site();
     let gateway = site.start();
-    let shop = Shop::open(&site, &[("/app", "", &format!("{STUB}{TAG}"))]);
-    let browser = Browser::start();
-    browser.visit(&shop.url("/app"));
+    let (_shop, browser) = app(&site);
     assert_eq!(gateway.stop(), Some(0));
     browser.run(&format!(
         "for (var n = 0; n < 60; n++) pixelgate('track', '{ID}', {{event_name: 'n' + n}});\

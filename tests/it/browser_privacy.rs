@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::browser::{Browser, Shop, events};
-use super::browser_pages::{ID, STUB, TAG, site, snippet};
+use super::browser_pages::{ID, STUB, TAG, app, site, snippet};
 use super::filters;
 use super::gateway::{PIXEL, Site};
 
@@ -26,9 +26,7 @@ fn a_visitor_has_an_id_from_the_grant_to_the_refusal() {
     let site = Site::new("[privacy]\nbrowser_id = \"on_consent\"\n[cookie]\ndomain = \"shop.localhost\"");
     site.reconfigure(PIXEL, ID);
     let gateway = site.start();
-    let shop = Shop::open(&site, &[("/app", "", &format!("{STUB}{TAG}"))]);
-    let browser = Browser::start();
-    browser.visit(&shop.url("/app"));
+    let (shop, browser) = app(&site);
     track(&browser, "");
     events(&site, 1);
     assert_eq!(cookies(&browser), [], "nobody has agreed");

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use super::audit::export;
@@ -136,13 +136,13 @@ fn bounds_of_requests_have_the_answers_that_they_have_elsewhere() {
     assert_eq!(export(&secured.site).len(), 1);
 }
 
-/// A frame as it is on the wire.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
+/// A frame as it is on the wire.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
@@ -165,8 +165,11 @@ fn get(target: &str) -> Vec<u8> {
     head
 }
 
-/// Kind and payload of each whole frame.
-fn frames(mut heard: &[u8]) -> Vec<(u8, Vec<u8>)> {
+/// What comes until the connection is closed from there, in whatever way: kind and payload of each whole frame.
+async fn frames(mut stream: impl AsyncRead + Unpin) -> Vec<(u8, Vec<u8>)> {
+    let mut heard = Vec::new();
+    let _ = stream.read_to_end(&mut heard).await;
+    let mut heard = &heard[..];
     let mut frames = Vec::new();
     while let Some((head, rest)) = heard.split_at_checked(9) {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
@@ -192,10 +195,7 @@ fn who_takes_no_answers_is_sent_none_and_given_up_and_others_go_on() {
         closed.write_all(&sent).await.unwrap();
         let (calm, _connection) = secured.connect_h2().await;
         assert_eq!(ask(&calm, request("GET", &event), "").await.unwrap().0.status, 200);
-        let mut heard = Vec::new();
-        // It is closed from there, in whatever way.
-        let _ = closed.read_to_end(&mut heard).await;
-        let frames = frames(&heard);
+        let frames = frames(closed).await;
         assert_eq!(frames.iter().filter(|(kind, _)| *kind == HEADERS).count(), 50, "{frames:?}");
         assert!(frames.iter().all(|(kind, payload)| *kind != DATA || payload.is_empty()), "{frames:?}");
     });
@@ -218,13 +218,10 @@ fn who_opens_streams_only_to_take_them_back_is_cut_off_and_others_go_on() {
             sent.extend(frame(RESET, 0, stream, &8u32.to_be_bytes()));
         }
         hasty.write_all(&sent).await.unwrap();
-        let mut heard = Vec::new();
-        // An end, in whatever way.
-        let _ = hasty.read_to_end(&mut heard).await;
-        let frames = frames(&heard);
+        let frames = frames(hasty).await;
         let reason = |payload: &[u8]| u32::from_be_bytes(payload[4..8].try_into().unwrap());
         let reason = frames.iter().rev().find(|(kind, _)| *kind == GOAWAY).map(|(_, payload)| reason(payload));
-        assert_eq!(reason, Some(u32::from(Reason::ENHANCE_YOUR_CALM)), "{heard:?}");
+        assert_eq!(reason, Some(u32::from(Reason::ENHANCE_YOUR_CALM)), "{frames:?}");
         assert_eq!(ask(&calm, request("GET", &event), "").await.unwrap().0.status, 200);
     });
     assert_eq!(gateway.stop(), Some(0));
