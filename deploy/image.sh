@@ -46,7 +46,6 @@ build config \
     --user 10001:10001 --workingdir / --stop-signal SIGTERM \
     --port 8080 --volume /var/lib/pixelgate \
     --entrypoint '["/usr/bin/pixelgate"]' --cmd serve \
-    --env MIMALLOC_PURGE_DELAY=0 \
     --env PIXELGATE_DATA_DIR=/var/lib/pixelgate \
     --env PIXELGATE_SERVER__LISTEN=0.0.0.0:8080 \
     --env PIXELGATE_OPS__LISTEN=127.0.0.1:8081 \
