@@ -23,6 +23,8 @@ use crate::time::Clock;
 
 /// How often upkeep runs when nothing asks for it; also bounds how long `written` records stay unsynced.
 const TICK: Duration = Duration::from_millis(200);
+/// The same while a sync is under way and nothing comes: readers wait for its end.
+const GLANCE: Duration = Duration::from_millis(5);
 /// Longest time that a record waits for company.
 const SPACING_MAX: Duration = Duration::from_micros(500);
 /// How often an allocation that failed is tried again.
@@ -116,7 +118,7 @@ impl Committer {
                 if shared.is_closing() {
                     break;
                 }
-                shared.wait_for_work(TICK);
+                shared.wait_for_work(if self.writer.is_syncing() { GLANCE } else { TICK });
                 if shared.waiting() == 0 {
                     if self.upkeep(true).is_err() {
                         break;
@@ -204,8 +206,26 @@ impl Committer {
         self.pace.recent = outstanding.max(self.pace.recent - self.pace.recent / 8);
         self.common.shared.give_back(&mut batch.chunks);
         batch.clear();
-        if self.clock.monotonic().saturating_sub(self.pace.synced_at) >= TICK {
-            return self.sync().map_err(|error| self.poison("syncing", &error));
+        self.sync_behind().map_err(|error| self.poison("syncing", &error))
+    }
+
+    /// Under load: syncs what is only written, while those that follow are written and answered.
+    fn sync_behind(&mut self) -> io::Result<()> {
+        self.poll()?;
+        let now = self.clock.monotonic();
+        if now.saturating_sub(self.pace.synced_at) < TICK {
+            return Ok(());
+        }
+        if !self.writer.begin_sync() {
+            return self.sync();
+        }
+        self.pace.synced_at = now;
+        Ok(())
+    }
+
+    fn poll(&mut self) -> io::Result<()> {
+        if self.writer.poll()? {
+            self.tell();
         }
         Ok(())
     }
@@ -216,13 +236,19 @@ impl Committer {
         let now = self.clock.monotonic();
         self.pace.sync_average = (self.pace.sync_average * 7 + now.saturating_sub(begun)) / 8;
         self.pace.synced_at = now;
+        self.tell();
+        Ok(())
+    }
+
+    /// Tells readers what is durable.
+    fn tell(&mut self) {
         // First the segments that lead there: a reader that saw the end without them would take for damage what lies in
         // a segment that it doesn't know yet.
         if self.shown_seq != self.writer.state.newest_seq {
             self.show();
         }
-        self.common.view.advance(self.writer.state.synced, self.writer.state.events);
-        Ok(())
+        let (synced, events) = self.writer.synced();
+        self.common.view.advance(synced, events);
     }
 
     fn poison(&mut self, doing: &str, error: &io::Error) {
@@ -290,7 +316,10 @@ impl Committer {
     }
 
     fn sync_idle(&mut self, now_ms: u64) -> io::Result<()> {
-        self.sync()?;
+        self.poll()?;
+        if !self.writer.begin_sync() {
+            self.sync()?;
+        }
         match self.writer.mark(now_ms) {
             Ok(()) | Err(WriteError::Full(_)) => Ok(()),
             Err(WriteError::Failed(error)) => Err(error),
@@ -305,7 +334,7 @@ impl Committer {
         if self.clock.monotonic() < self.pace.retry_at {
             return false;
         }
-        let made = super::make(&*self.disk, &self.paths, &self.identity, &mut self.identified);
+        let made = self.identity.make(&*self.disk, &self.paths, &mut self.identified);
         let prepared = made.and_then(|()| match &mut self.unrepaired {
             Some(recovered) => recover::repair(&*self.disk, &self.paths, recovered),
             None => Ok(()),
@@ -314,6 +343,9 @@ impl Committer {
             Ok(()) => {
                 if let Some(recovered) = self.unrepaired.take() {
                     self.writer.state.segments = recovered.state.segments;
+                    self.writer.repaired();
+                    self.show();
+                    self.tell();
                 }
                 true
             }

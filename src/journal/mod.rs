@@ -22,6 +22,7 @@
 //! damaged. `disk` is the only file that calls the file system. Knows nothing of events, HTTP, Kafka or TOML.
 
 pub mod append;
+mod behind;
 pub mod books;
 mod commit;
 pub mod cursor;
@@ -52,6 +53,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use append::{Appender, Driver, Lost, Receipt, Refused, Ticket, Told};
+use behind::SyncThread;
 use books::{Books, Counts};
 use commit::{Committer, Common, Pace};
 pub use cursor::Cursor;
@@ -204,12 +206,14 @@ impl Journal {
         observer: Arc<dyn Observer>,
     ) -> Result<Journal, OpenError> {
         let (journal, mut committer) = prepare(disk, options, clock, observer)?;
+        let no_thread = |source| OpenError::io(&journal.0.paths.journal, source);
+        if journal.0.common.options.acknowledge == Acknowledge::Written {
+            committer.writer.sync_by(Box::new(SyncThread::start().map_err(no_thread)?));
+        }
         // A failure here is the committer's state by now: it will refuse records and say why.
         let _ = committer.upkeep(false);
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || committer.run())
-            .map_err(|source| OpenError::io(&journal.0.paths.journal, source))?;
+        let thread =
+            std::thread::Builder::new().name("journal".into()).spawn(move || committer.run()).map_err(no_thread)?;
         *journal.thread() = Some(thread);
         Ok(journal)
     }
@@ -414,17 +418,20 @@ fn prepare(
     let mut books = books.map_err(|source| OpenError::io(&paths.parked, source))?;
     // Before the repair, which may cut what is copied here.
     report(&recovered, &mut books);
-    let made = make(&*disk, &paths, &identity, &mut identified);
+    let made = identity.make(&*disk, &paths, &mut identified);
     let repaired = made.and_then(|()| recover::repair(&*disk, &paths, &mut recovered));
     // What it removed must not be looked for.
     view.replace(&recovered.state.segments);
-    let state = recovered.state.clone();
+    let mut state = recovered.state.clone();
     let mut unrepaired = None;
     if let Err(error) = repaired {
         if !is_out_of_room(&error) {
             return Err(OpenError::io(&paths.journal, error));
         }
         tracing::warn!(%error, "journal: the data directory can't be written; nothing is accepted until it can");
+        // The rest may be only in the page cache: nobody reads it before the repair.
+        (state.synced, state.synced_events) = recovered.sure;
+        view.advance(state.synced, state.synced_events);
         unrepaired = Some(recovered);
     }
     let (first_seq_of_run, pace) = (state.newest_seq + 1, Pace::new(&*clock));
@@ -478,16 +485,6 @@ fn report(recovered: &recover::Recovered, books: &mut Books) {
             Err(error) => tracing::error!(%damage, %error, "journal: damage, and no copy of it could be made"),
         }
     }
-}
-
-/// The directory and its identity, durable before anything lies in it.
-fn make(disk: &dyn Disk, paths: &Paths, identity: &Identity, identified: &mut bool) -> io::Result<()> {
-    paths.make(disk, &paths.journal)?;
-    if !*identified {
-        identity.write(disk, paths)?;
-        *identified = true;
-    }
-    Ok(())
 }
 
 fn random() -> [u8; 16] {

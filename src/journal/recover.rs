@@ -28,6 +28,8 @@ pub struct Recovered {
     pub cursor: StoredCursor,
     /// Where everything stands.
     pub state: State,
+    /// Position up to which all was durable before the repair, and event records before it.
+    pub sure: (Position, u64),
     /// Damage in the last segment and before the oldest.
     pub damage: Vec<Damage>,
     /// The end of the last segment.
@@ -64,9 +66,11 @@ pub fn inspect(disk: &dyn Disk, paths: &Paths) -> Result<Recovered, OpenError> {
         next: start.position,
         events: start.events,
         synced: start.position,
+        synced_events: start.events,
         newest_seq,
     };
-    let mut recovered = Recovered { journal_id, cursor: start, state, damage: Vec::new(), tail: None };
+    let sure = (state.synced, state.synced_events);
+    let mut recovered = Recovered { journal_id, cursor: start, state, sure, damage: Vec::new(), tail: None };
     let Some(id) = journal_id else {
         return match found.first() {
             Some(segment) => Err(OpenError::Unidentified { path: paths.segment(segment.seq) }),
@@ -184,7 +188,7 @@ fn recover_last(
     let (durable, durable_events) = (recovered.state.next, recovered.state.events);
     let scan = scan::scan(&*file, frame::seed(id, last.seq), last.base, last.events_before, durable)
         .map_err(|source| OpenError::io(&path, source))?;
-    let Scan { end_offset, sure_offset, end, events, holes, torn } = scan;
+    let Scan { end_offset, sure_offset, sure, end, events, holes, torn } = scan;
     let segment = segment::segment_name(last.seq);
     recovered.damage.extend(holes.into_iter().map(|hole| Damage {
         first: hole.first,
@@ -208,9 +212,11 @@ fn recover_last(
         });
         (next, next_events) = (durable, durable_events.max(events));
     }
+    recovered.sure = if end < durable { (next, next_events) } else { sure };
     recovered.tail = Some(Tail { seq: last.seq, sure_offset, end_offset, bytes: last.bytes, torn });
     last.bytes = end_offset.min(last.bytes);
-    (recovered.state.next, recovered.state.events, recovered.state.synced) = (next, next_events, next);
+    (recovered.state.next, recovered.state.events) = (next, next_events);
+    (recovered.state.synced, recovered.state.synced_events) = (next, next_events);
     Ok(())
 }
 

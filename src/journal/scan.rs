@@ -88,6 +88,8 @@ pub struct Scan {
     pub end_offset: u64,
     /// Byte after the last batch that is known to have been durable.
     pub sure_offset: u64,
+    /// Position behind that batch, and event records before it.
+    pub sure: (Position, u64),
     /// Position after the last record that is kept.
     pub end: Position,
     /// Event records before `end`.
@@ -127,7 +129,15 @@ pub fn scan(file: &dyn DiskFile, seed: u32, base: Position, events: u64, durable
         last = Some(offset);
     }
     let (start, mut walk) = (SEGMENT_HEADER_BYTES, Walk::new(file, seed, base));
-    let mut scan = Scan { end_offset: start, sure_offset: start, end: base, events, holes: Vec::new(), torn: false };
+    let mut scan = Scan {
+        end_offset: start,
+        sure_offset: start,
+        sure: (base, events),
+        end: base,
+        events,
+        holes: Vec::new(),
+        torn: false,
+    };
     // Not to the end of the file again: there may be a whole segment of zeros.
     while let Some(stop) = last
         && let Some((offset, header)) = walk.next()?
@@ -148,12 +158,14 @@ pub fn scan(file: &dyn DiskFile, seed: u32, base: Position, events: u64, durable
                 events: header.events_before.saturating_sub(scan.events),
                 events_before: scan.events,
             });
+            scan.sure = (header.base, header.events_before);
         }
         scan.end_offset = offset + header.bytes() as u64;
         scan.end = header.next();
         scan.events = header.events_after();
-        if scan.end <= durable {
-            scan.sure_offset = scan.end_offset;
+        // The cursor may stand within a batch; it was durable as a whole.
+        if header.base < durable || scan.end <= durable {
+            (scan.sure_offset, scan.sure) = (scan.end_offset, (scan.end, scan.events));
         }
     }
     scan.torn = !walk.window.get(file, scan.end_offset, MAX_BATCH_BYTES)?.iter().all(|byte| *byte == 0);

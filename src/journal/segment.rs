@@ -166,6 +166,16 @@ impl Identity {
         Ok(hex::decode(&file.journal_id).map(|journal_id| Identity { journal_id }))
     }
 
+    /// The journal's directory and this in it, durable before anything else is; `is_made`: this is there by now.
+    pub fn make(&self, disk: &dyn Disk, paths: &Paths, is_made: &mut bool) -> io::Result<()> {
+        paths.make(disk, &paths.journal)?;
+        if !*is_made {
+            self.write(disk, paths)?;
+            *is_made = true;
+        }
+        Ok(())
+    }
+
     /// Writes `journal.json`.
     pub fn write(&self, disk: &dyn Disk, paths: &Paths) -> io::Result<()> {
         let file = IdentityFile { format: FORMAT, journal_id: hex::encode(&self.journal_id) };

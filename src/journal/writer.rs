@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use super::behind::Behind;
 use super::disk::{Disk, DiskFile, is_out_of_room};
 use super::frame::{self, BATCH_HEADER_BYTES, BatchHeader, MAX_BATCH_BYTES, MAX_RECORD_BYTES, SEGMENT_HEADER_BYTES};
 use super::queue::Chunk;
@@ -15,7 +16,7 @@ use crate::record::Position;
 
 /// The open segment.
 struct Active {
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
     seed: u32,
     offset: u64,
     allocated: u64,
@@ -56,6 +57,8 @@ pub struct State {
     pub events: u64,
     /// Everything before this is durable.
     pub synced: Position,
+    /// Event records before `synced`.
+    pub synced_events: u64,
     /// Number of the newest segment ever made.
     pub newest_seq: u64,
 }
@@ -72,6 +75,9 @@ pub struct Writer {
     active: Option<Active>,
     spare: Option<Box<dyn DiskFile>>,
     marked: Position,
+    behind: Option<Box<dyn Behind>>,
+    /// What is durable when the sync that is under way is done: position and event records.
+    underway: Option<(Position, u64)>,
 }
 
 impl Writer {
@@ -85,7 +91,13 @@ impl Writer {
         state: State,
     ) -> Writer {
         let marked = state.synced;
-        Writer { disk, paths, sizes, journal_id, incarnation, state, active: None, spare: None, marked }
+        let (active, spare, behind, underway) = (None, None, None, None);
+        Writer { disk, paths, sizes, journal_id, incarnation, state, active, spare, marked, behind, underway }
+    }
+
+    /// Lets it sync behind its back: see [`Writer::begin_sync`].
+    pub fn sync_by(&mut self, behind: Box<dyn Behind>) {
+        self.behind = Some(behind);
     }
 
     /// Bytes that records can take for sure, headers of batches not counted.
@@ -168,7 +180,7 @@ impl Writer {
             is_unreadable: false,
         });
         self.active = Some(Active {
-            file: spare,
+            file: spare.into(),
             seed: frame::seed(&self.journal_id, header.seq),
             offset: SEGMENT_HEADER_BYTES,
             allocated: self.sizes.segment_bytes,
@@ -178,6 +190,7 @@ impl Writer {
     }
 
     fn close_active(&mut self) -> io::Result<()> {
+        self.join()?;
         let Some(active) = self.active.take() else { return Ok(()) };
         // A disk without room for even that keeps the rest of the allocation, as after a crash.
         let bytes = match active.file.set_len(active.offset) {
@@ -186,7 +199,7 @@ impl Writer {
             Err(error) => return Err(error),
         };
         active.file.sync()?;
-        self.state.synced = self.state.next;
+        self.all_synced();
         if let Some(segment) = self.state.segments.back_mut() {
             segment.bytes = bytes;
         }
@@ -247,11 +260,66 @@ impl Writer {
 
     /// Makes everything written durable.
     pub fn sync(&mut self) -> io::Result<()> {
+        // A failure is told once for an open file: by the sync that is under way, and not by the one that follows.
+        self.join()?;
         if self.state.synced < self.state.next {
             if let Some(active) = &self.active {
                 active.file.sync()?;
             }
-            self.state.synced = self.state.next;
+            self.all_synced();
+        }
+        Ok(())
+    }
+
+    /// All that was recovered is durable, as the repair has made it.
+    pub fn repaired(&mut self) {
+        self.all_synced();
+    }
+
+    fn all_synced(&mut self) {
+        (self.state.synced, self.state.synced_events) = (self.state.next, self.state.events);
+    }
+
+    /// Position behind the last durable record, and the event records before it.
+    pub fn synced(&self) -> (Position, u64) {
+        (self.state.synced, self.state.synced_events)
+    }
+
+    /// Begins to make durable what is written by now, if anything is to be and no sync is under way; [`Writer::poll`]
+    /// tells of its end. `false` if there is nobody to do it.
+    pub fn begin_sync(&mut self) -> bool {
+        let Some(behind) = &mut self.behind else { return false };
+        let is_due = self.underway.is_none() && self.state.synced < self.state.next;
+        if let Some(active) = self.active.as_ref().filter(|_| is_due) {
+            self.underway = Some((self.state.next, self.state.events));
+            behind.begin(active.file.clone());
+        }
+        true
+    }
+
+    /// Whether a sync is under way.
+    pub fn is_syncing(&self) -> bool {
+        self.underway.is_some()
+    }
+
+    /// Whether a sync that was under way has come to its end.
+    pub fn poll(&mut self) -> io::Result<bool> {
+        let behind = self.behind.as_mut().filter(|_| self.underway.is_some());
+        let Some(result) = behind.and_then(|behind| behind.poll()) else { return Ok(false) };
+        self.end_sync(result).map(|()| true)
+    }
+
+    /// Waits for a sync that is under way.
+    fn join(&mut self) -> io::Result<()> {
+        let behind = self.behind.as_mut().filter(|_| self.underway.is_some());
+        behind.map(|behind| behind.wait()).map_or(Ok(()), |result| self.end_sync(result))
+    }
+
+    fn end_sync(&mut self, result: io::Result<()>) -> io::Result<()> {
+        let underway = self.underway.take();
+        result?;
+        if let Some((position, events)) = underway.filter(|(position, _)| *position > self.state.synced) {
+            (self.state.synced, self.state.synced_events) = (position, events);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod model;
 mod oracle;
 mod platter;
 mod sim;
+mod slow_sync;
 mod truth;
 mod world;
 

@@ -35,15 +35,16 @@ impl World {
             match run.publisher.read_next().unwrap() {
                 Next::Batch(batch) => self.truth.published(before, &batch),
                 Next::Damage(damage) => {
-                    self.truth.noted(&damage);
-                    let _ = run.journal.damaged(&damage);
+                    let is_saved = run.journal.damaged(&damage).is_ok();
+                    self.truth.noted(&damage, is_saved);
                 }
                 Next::Expired(position) => assert!(before < position.0 && position == run.journal.oldest()),
                 Next::End => break,
             }
         }
         let mut position = run.publisher.position().0;
-        if position > 0 && self.rng.random_bool(0.2) && self.truth.is_readable(position - 1) {
+        let is_left = position > run.journal.oldest().0;
+        if is_left && self.rng.random_bool(0.2) && self.truth.is_readable(position - 1) {
             // In the midst of a batch: a transaction holds only so much.
             position -= 1;
             run.publisher = run.journal.reader(Position(position));
@@ -56,8 +57,9 @@ impl World {
         }
     }
 
+    /// As the publisher does; without one nothing is parked.
     fn park(&mut self) {
-        let Some(run) = &self.run else { return };
+        let Some(run) = self.run.as_ref().filter(|run| run.journal.0.common.options.publishes) else { return };
         let Some(position) = self.truth.parkable(&mut self.rng) else { return };
         let paths = Paths::new(Path::new(DIR));
         let path = paths.parked.join(format!("{position}.json"));
@@ -171,7 +173,9 @@ impl World {
         let receipt = appender.append(head(kind(number), number), b"key", |out| out.extend_from_slice(&body));
         held.push((number, receipt.unwrap()));
         self.turn();
-        self.idle();
+        while self.run.as_ref().is_some_and(|run| run.journal.synced() < run.journal.written()) {
+            self.idle();
+        }
         self.read_all();
         self.check();
         assert_eq!(self.truth.numbers().last(), Some(&number), "the last record is there");

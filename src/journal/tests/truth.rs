@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::super::damage::Ledger;
 use super::oracle::Verdict;
 use super::*;
 
 /// Runs of all histories, so that each incarnation is seen to be of one.
 static RUNS: AtomicU64 = AtomicU64::new(1);
 
-/// Content of a record, made of its number.
+/// Content of a record, made of its number; never zeros, which half a write would leave, too.
 pub fn body(number: u64, bytes: usize) -> Vec<u8> {
-    let mut body = vec![number as u8; bytes];
+    let mut body = vec![0x80 | number as u8; bytes];
     let named = bytes.min(8);
     body[..named].copy_from_slice(&number.to_be_bytes()[8 - named..]);
     body
@@ -45,6 +46,8 @@ pub struct Truth {
     sure: u64,
     /// All before this is promised to survive the end of the process.
     written: u64,
+    /// The disk could not be written at the start: less is shown than is durable, as no batch tells of it.
+    unrepaired: bool,
     /// Offered after `placed`, fate unknown: some first part of it may be found.
     doubtful: Vec<u64>,
     run: u64,
@@ -58,6 +61,8 @@ pub struct Truth {
     /// Positions that can't be read, and those of them that are counted as lost.
     unreadable: BTreeSet<u64>,
     noted: BTreeSet<u64>,
+    /// Of these it is not known whether a restart still knows them.
+    maybe_noted: BTreeSet<u64>,
     pub parked: BTreeSet<u64>,
     /// Whose file may be there or not, as an attempt failed.
     pub maybe_parked: BTreeSet<u64>,
@@ -110,6 +115,10 @@ impl Truth {
     }
 
     fn synced(&mut self, synced: u64) {
+        if self.unrepaired && synced < self.sure {
+            return;
+        }
+        self.unrepaired = false;
         assert!(self.sure <= synced && synced <= self.placed.len() as u64, "{} {synced}", self.sure);
         self.sure = synced;
     }
@@ -133,8 +142,9 @@ impl Truth {
         self.rot.get_or_insert_default().extend(positions);
     }
 
-    /// A start: what is found is held against what was promised.
-    pub fn opened(&mut self, id: [u8; 16], on_disk: Option<[u8; 16]>, cursor: u64, verdict: &Verdict) {
+    /// A start: what is found is held against what was promised. `synced` is promised now: all that is found, if the
+    /// disk could be written; else what was durable before.
+    pub fn opened(&mut self, id: [u8; 16], on_disk: Option<[u8; 16]>, cursor: u64, verdict: &Verdict, synced: u64) {
         match on_disk {
             Some(on_disk) => assert_eq!(on_disk, id),
             None => assert_eq!(self.sure, 0, "the journal is gone"),
@@ -145,8 +155,11 @@ impl Truth {
         self.journal_id = Some(id);
         self.cursor_found(cursor);
         let (rot, end) = (self.rot.take(), verdict.end);
+        // What was never durable may be gone, too, and is no torn tail where rot hides that nothing durable follows.
+        let sure = self.sure;
+        let excused = |position: u64| rot.as_ref().is_some_and(|rot| rot.contains(&position) || position >= sure);
         for position in verdict.damaged.iter().flat_map(Range::clone) {
-            let may = rot.as_ref().is_some_and(|rot| rot.contains(&position) || position >= self.sure);
+            let may = excused(position);
             assert!(may || self.unreadable.contains(&position), "{position} is lost without cause: {verdict:?}");
             self.unreadable.insert(position);
         }
@@ -164,12 +177,14 @@ impl Truth {
         self.unreadable.retain(|position| *position < end);
         // What is lost before the oldest segment is no reader's to find.
         for position in cursor..verdict.oldest.max(cursor) {
-            let may = self.unreadable.contains(&position) || rot.as_ref().is_some_and(|rot| rot.contains(&position));
+            let may = self.unreadable.contains(&position) || excused(position);
             assert!(may, "{position} is lost without cause, before {}", verdict.oldest);
             self.unreadable.insert(position);
             self.noted.insert(position);
         }
-        (self.sure, self.written) = (end, end);
+        assert!(cursor <= synced.max(verdict.oldest) && synced <= end, "{cursor} {synced} {end}");
+        self.unrepaired = synced < end;
+        (self.sure, self.written) = (synced.max(self.sure.min(end)), end);
         self.run = RUNS.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -230,8 +245,21 @@ impl Truth {
     }
 
     /// Damage is reported: it counts if it was not published.
-    pub fn noted(&mut self, damage: &Damage) {
-        self.noted.extend(damage.first.0.max(self.cursor)..damage.next.0);
+    pub fn noted(&mut self, damage: &Damage, is_saved: bool) {
+        let positions = damage.first.0.max(self.cursor)..damage.next.0;
+        if !is_saved {
+            self.maybe_noted.extend(positions.clone().filter(|position| !self.noted.contains(position)));
+        }
+        self.noted.extend(positions);
+    }
+
+    /// A start: what of the damage is on record.
+    pub fn ledger_found(&mut self, ledger: &Ledger) {
+        for position in std::mem::take(&mut self.maybe_noted) {
+            if !ledger.covers(Position(position)) {
+                self.noted.remove(&position);
+            }
+        }
     }
 
     /// The publisher has read a batch from `from` on.

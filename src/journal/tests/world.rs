@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::super::damage::Ledger;
 use super::super::queue::Queue;
 use super::clock::ManualClock;
 use super::oracle;
 use super::sim::{Call, SimDisk};
+use super::slow_sync::SlowSync;
 use super::truth::{Truth, body, kind};
 use super::*;
 
@@ -76,16 +78,23 @@ impl World {
         let id = seen.journal_id.unwrap_or([0; 16]);
         let verdict = oracle::judge(&oracle::layouts(&self.disk, &paths.journal, &id), cursor);
         assert_eq!(seen.state.next.0, verdict.end, "the end that a look finds: {verdict:?}");
+        // Before the start adds to it.
+        let ledger = Ledger::load(&self.disk, &paths).unwrap();
         let opened =
             prepare(Arc::new(self.disk.clone()), self.options.clone(), self.clock.clone(), Arc::new(Told::default()));
         let (journal, mut committer) = match opened {
             Ok(opened) => opened,
             Err(error) => return assert!(self.disk.is_troubled(), "must open: {error}"),
         };
+        if self.options.acknowledge == Acknowledge::Written {
+            committer.writer.sync_by(Box::new(SlowSync::new(StdRng::seed_from_u64(self.rng.random()))));
+        }
         let parked = books::parked_files(&self.disk, &paths).unwrap();
         self.truth.parked_found(parked.keys().map(|position| position.0).collect());
-        self.truth.opened(journal.id(), seen.journal_id, cursor, &verdict);
-        seen.damage.iter().for_each(|damage| self.truth.noted(damage));
+        self.truth.ledger_found(&ledger);
+        self.truth.opened(journal.id(), seen.journal_id, cursor, &verdict, journal.synced().0);
+        let is_saved = !self.disk.is_troubled();
+        seen.damage.iter().for_each(|damage| self.truth.noted(damage, is_saved));
         let _ = committer.upkeep(false);
         let publisher = journal.reader(journal.stats().publish_position);
         let appenders = (0..2).map(|_| journal.appender()).map(|(appender, driver)| (appender, driver, Vec::new()));
@@ -117,8 +126,8 @@ impl World {
         self.truth.end_reading(run.journal.synced().0);
         assert_eq!(self.disk.changes(), changes, "readers must not write");
         for damage in damages {
-            self.truth.noted(&damage);
-            let _ = run.journal.damaged(&damage);
+            let is_saved = run.journal.damaged(&damage).is_ok();
+            self.truth.noted(&damage, is_saved);
         }
     }
 
@@ -129,11 +138,17 @@ impl World {
             let bytes = self.rng.random_range(1..largest);
             let Some(run) = &mut self.run else { return };
             let number = self.truth.appended(bytes);
+            let (waiting, shared) = (&mut run.waiting, &run.journal.0.common.shared);
+            let handed_over = shared.waiting();
             let (appender, _, held) = &mut run.appenders[self.rng.random_range(0..2)];
             let body = body(number, bytes);
             match appender.append(head(kind(number), number), b"key", |out| out.extend_from_slice(&body)) {
                 Ok(receipt) => held.push((number, receipt)),
                 Err(refused) => self.truth.refused(number, refused),
+            }
+            if shared.waiting() > handed_over {
+                // A full chunk goes by itself.
+                waiting.append(held);
             }
         }
     }
