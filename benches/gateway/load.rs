@@ -67,7 +67,7 @@ impl Done {
     }
 }
 
-fn quantile(sorted: &[u32], share: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[u32], share: f64) -> f64 {
     let index = (sorted.len() as f64 * share) as usize;
     sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default().into()
 }

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::servers::directory;
+use crate::servers::{directory, pin};
 
 /// Processors, memory, kernel, file system with its options. No names of machines or places.
 pub(crate) fn describe() -> String {
@@ -33,22 +34,41 @@ fn file_system() -> String {
     }
 }
 
-/// Median and p99 of one write and fdatasync of 64 KiB into an allocated file, in microseconds.
-pub(crate) fn sync_us() -> (f64, f64) {
-    const BYTES: usize = 64 << 10;
-    const TIMES: usize = 500;
+/// Between two syncs of [`beside`]: about what a gateway under load leaves.
+const PACE: Duration = Duration::from_millis(1);
+/// What each of them writes: about a commit.
+const BYTES: usize = 8 << 10;
+
+/// Does something, and meanwhile writes and syncs on the servers' CPU, in a program of its own thread that does nothing
+/// else. What came of it, and the microseconds of each write with its fdatasync, sorted.
+pub(crate) fn beside<T>(doing: impl FnOnce() -> T) -> (T, Vec<u32>) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let syncs = scope.spawn(|| {
+            pin(0);
+            sync_until(&over)
+        });
+        let done = doing();
+        over.store(true, Ordering::Relaxed);
+        let mut times = syncs.join().unwrap();
+        times.sort_unstable();
+        (done, times)
+    })
+}
+
+fn sync_until(over: &AtomicBool) -> Vec<u32> {
     let file: File = tempfile::tempfile_in(directory()).unwrap();
-    file.write_all_at(&vec![0; BYTES * TIMES], 0).unwrap();
+    // Allocated, as the journal's are.
+    const LENGTH: usize = 64 << 20;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, LENGTH as u64).unwrap();
     file.sync_all().unwrap();
-    let block = vec![1; BYTES];
-    let mut times: Vec<f64> = (0..TIMES)
-        .map(|index| {
-            let begun = Instant::now();
-            file.write_all_at(&block, (index * BYTES) as u64).unwrap();
-            file.sync_data().unwrap();
-            begun.elapsed().as_secs_f64() * 1e6
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    (times[TIMES / 2], times[TIMES * 99 / 100])
+    let (block, mut times) = (vec![1; BYTES], Vec::new());
+    while !over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        file.write_all_at(&block, (times.len() * BYTES % LENGTH) as u64).unwrap();
+        file.sync_data().unwrap();
+        times.push(begun.elapsed().as_micros() as u32);
+        std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+    }
+    times
 }
