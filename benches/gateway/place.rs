@@ -34,41 +34,62 @@ fn file_system() -> String {
     }
 }
 
-/// Between two syncs of [`beside`]: about what a gateway under load leaves.
-const PACE: Duration = Duration::from_millis(1);
-/// What each of them writes: about a commit.
-const BYTES: usize = 8 << 10;
+/// What a record of the plain pixel takes in the journal.
+const RECORD: usize = 350;
+/// Of the loop when nothing is due.
+const REST: Duration = Duration::from_micros(20);
 
-/// Does something, and meanwhile writes and syncs on the servers' CPU, in a program of its own thread that does nothing
-/// else. What came of it, and the microseconds of each write with its fdatasync, sorted.
-pub(crate) fn beside<T>(doing: impl FnOnce() -> T) -> (T, Vec<u32>) {
+/// What a loop took that does nothing but write and sync, in microseconds, sorted.
+#[derive(Default)]
+pub(crate) struct Syncs {
+    /// From the moment a record is due until it is durable: what no server on this disk can be better than.
+    pub(crate) durable: Vec<u32>,
+    /// Each write with its fdatasync, by itself.
+    pub(crate) each: Vec<u32>,
+}
+
+/// Does something, and meanwhile writes records at a rate on the servers' CPU, all that are due at once, with a sync.
+pub(crate) fn beside<T>(per_second: f64, doing: impl FnOnce() -> T) -> (T, Syncs) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let syncs = scope.spawn(|| {
             pin(0);
-            sync_until(&over)
+            sync_until(per_second, &over)
         });
         let done = doing();
         over.store(true, Ordering::Relaxed);
-        let mut times = syncs.join().unwrap();
-        times.sort_unstable();
-        (done, times)
+        let mut syncs = syncs.join().unwrap();
+        syncs.durable.sort_unstable();
+        syncs.each.sort_unstable();
+        (done, syncs)
     })
 }
 
-fn sync_until(over: &AtomicBool) -> Vec<u32> {
+fn sync_until(per_second: f64, over: &AtomicBool) -> Syncs {
     let file: File = tempfile::tempfile_in(directory()).unwrap();
     // Allocated, as the journal's are.
     const LENGTH: usize = 64 << 20;
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, LENGTH as u64).unwrap();
     file.sync_all().unwrap();
-    let (block, mut times) = (vec![1; BYTES], Vec::new());
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).unwrap();
+    let (block, mut at, mut syncs) = (vec![1; LENGTH / 16], 0, Syncs::default());
+    let (begun, mut done) = (Instant::now(), 0);
     while !over.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        file.write_all_at(&block, (times.len() * BYTES % LENGTH) as u64).unwrap();
+        let asked = Instant::now();
+        let due = ((asked - begun).as_secs_f64() * per_second) as u64;
+        if due == done {
+            std::thread::sleep(REST);
+            continue;
+        }
+        let bytes = ((due - done) as usize * RECORD).min(block.len());
+        at = if at + bytes > LENGTH { 0 } else { at };
+        file.write_all_at(&block[..bytes], at as u64).unwrap();
         file.sync_data().unwrap();
-        times.push(begun.elapsed().as_micros() as u32);
-        std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+        at += bytes;
+        syncs.each.push(asked.elapsed().as_micros() as u32);
+        let now = begun.elapsed().as_secs_f64();
+        syncs.durable.extend((done..due).map(|record| ((now - record as f64 / per_second) * 1e6) as u32));
+        done = due;
     }
-    times
+    syncs
 }

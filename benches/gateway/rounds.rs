@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::load::{self, Done, Workload};
+use crate::place::{self, Syncs};
 use crate::report::Report;
 use crate::requests::Kind;
 use crate::servers::Server;
-use crate::{place, secured, setting, usage};
+use crate::{secured, setting, usage};
 
 /// How long publishing may take to catch up after a round.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -131,20 +132,20 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
         let done = load::run(&workload(server, &case), time);
         rates.push(done.answered as f64 / time.as_secs_f64() / 2.0);
     }
-    // One fdatasync takes what it takes on a machine that does the same: the first server is under its load meanwhile.
-    let mut syncs: Vec<Vec<u32>> = Vec::new();
+    // A sync takes what it takes on a machine that does the same: the first server is under its load meanwhile.
+    let mut syncs: Vec<Syncs> = Vec::new();
     for _ in 0..setting("ROUNDS", 5) {
         for (index, server) in servers.iter().enumerate() {
             results[index].push(load::pace(&workload(server, &case), rates[index], time));
         }
-        syncs.push(place::beside(|| load::pace(&workload(&servers[0], &case), rates[0], time)).1);
+        syncs.push(place::beside(rates[0], || load::pace(&workload(&servers[0], &case), rates[0], time)).1);
     }
     report.say(&format!(
         "\nLatency at half load, open loop, from the moment a request is due; {connections} connections. The last \
          columns: without requests that waited while the load, on the other CPU, was held up for more than a \
-         millisecond, as hosts do to virtual machines; and the share of time in which it was. The last line: a loop \
-         that writes and syncs 8 KiB each millisecond and nothing else, on the servers' CPU, while the first server is \
-         under its load:\n\n\
+         millisecond, as hosts do to virtual machines; and the share of time in which it was. The last lines: a loop \
+         that does nothing but write records and sync, on the servers' CPU, while the first server is under its load; \
+         from the moment a record is due until it is durable, and each sync by itself:\n\n\
          | server | requests/s | p50 µs | p99 µs | p99.9 µs | p99 µs, not held up | held up |\n\
          |---|---|---|---|---|---|---|"
     ));
@@ -160,8 +161,13 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
             100.0 * held_up / time.as_secs_f64()
         ));
     }
-    let of = |share| median(syncs.iter().map(|times| load::quantile(times, share)).collect());
-    report.say(&format!("| one write and fdatasync | | {:.0} | {:.0} | {:.0} | | |", of(0.5), of(0.99), of(0.999)));
+    for (name, times) in [
+        ("nothing but records and syncs", (|syncs| &syncs.durable) as fn(&Syncs) -> &Vec<u32>),
+        ("one write and fdatasync", |syncs| &syncs.each),
+    ] {
+        let of = |share| median(syncs.iter().map(|syncs| load::quantile(times(syncs), share)).collect());
+        report.say(&format!("| {name} | | {:.0} | {:.0} | {:.0} | | |", of(0.5), of(0.99), of(0.999)));
+    }
 }
 
 /// The middle one.
