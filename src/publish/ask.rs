@@ -1,5 +1,5 @@
-//! Questions to Kafka before anything is published: whether a client can be made of the config at all, and how long a
-//! message may be. Changes nothing there.
+//! Questions to Kafka beside publishing: whether a client can be made of the config at all, how long a message may be,
+//! and what becomes of a topic's old records. Changes nothing there.
 
 use std::time::Duration;
 
@@ -70,6 +70,13 @@ pub fn longest_message(options: &Options, timeout: Duration) -> Answer {
         Ok(resource) => longest_of(&resource),
         Err(why) => Answer::Unanswered(why),
     }
+}
+
+/// `cleanup.policy` of a topic, if it may be known; takes at most about `timeout`.
+pub(super) fn cleanup_policy(options: &Options, topic: &str, timeout: Duration) -> Option<String> {
+    let (_, admin) = clients(options).ok()?;
+    let resource = describe(&admin, &ResourceSpecifier::Topic(topic), timeout).ok()?;
+    resource.get("cleanup.policy").and_then(|entry| entry.value.clone())
 }
 
 fn describe(

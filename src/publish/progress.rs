@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -21,8 +22,8 @@ use super::fault::{Doubt, Fault};
 use super::frontier::Frontier;
 use super::side::{self, Failures};
 use super::stats::Stats;
-use super::topics::{self, COMPACTED};
-use super::{Options, kafka};
+use super::topics::{self, ASK, COMPACTED};
+use super::{Options, ask, kafka};
 use crate::journal::disk::{Disk, RealDisk};
 use crate::journal::{Health, Journal, hex};
 use crate::record::Position;
@@ -159,6 +160,13 @@ impl Client {
         let producer: BaseProducer<Failures> =
             config.create_with_context(failed.clone()).map_err(|error| Doubt::of("producer", &error))?;
         topics::make_sure_of_as(topic, &COMPACTED, &base, producer.client(), options)?;
+        if let Some(policy) = ask::cleanup_policy(options, topic, ASK).filter(|policy| policy != "compact") {
+            tracing::warn!(
+                topic,
+                cleanup_policy = policy,
+                "progress: the topic should be compacted: with its policy the last report of a node that is away may go"
+            );
+        }
         Ok(Client { producer, failed })
     }
 
@@ -290,10 +298,9 @@ impl Worker {
         });
         let (key, value) = (self.node_id.as_bytes(), value.to_string());
         let record = BaseRecord::to(&self.topic).key(key).payload(value.as_bytes()).timestamp(now.0 as i64);
-        match client.producer.send(record) {
-            Ok(()) => Ok(()),
-            Err((error, _)) => Err(Doubt::of("sending", &error)),
-        }
+        client.producer.send(record).map_err(|(error, _)| Doubt::of("sending", &error))?;
+        self.stats.complete_until_ms.store(moment.0, Relaxed);
+        Ok(())
     }
 
     /// The value, or trouble that is said now and then.

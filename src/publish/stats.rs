@@ -56,6 +56,8 @@ pub struct Stats {
     pub last_success_ms: AtomicU64,
     /// Rejected records that were not delivered; best effort.
     pub rejects_dropped: AtomicU64,
+    /// Unix milliseconds of the last `complete_until` that was reported; 0 = none yet.
+    pub complete_until_ms: AtomicU64,
     reached: AtomicU64,
     at_end: AtomicBool,
     in_hand: AtomicBool,

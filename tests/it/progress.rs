@@ -98,6 +98,7 @@ fn what_is_reported_as_complete_is_there_through_kills_outages_and_clocks_that_a
     let (broker, topic) = (Broker::shared(), "progress.chaos");
     let progress = format!("{topic}.progress");
     broker.create_topic(topic, 3, &[BY_BROKER]);
+    // Not compacted either, which is told.
     broker.create_topic(&progress, 1, &[BY_BROKER]);
     let shim = Shim::new();
     let mut site = site(&broker, topic, "transaction_timeout = \"3s\"\n");
@@ -127,6 +128,8 @@ fn what_is_reported_as_complete_is_there_through_kills_outages_and_clocks_that_a
     }
     wait_until_published(&site, &gateway);
     stop(&site, gateway);
+
+    assert!(site.log().contains("the topic should be compacted"), "{}", site.log());
 
     let (all, events) = (reports(&broker, &progress), events(&broker, topic));
     assert!(all.len() >= 5, "{} reports", all.len());
@@ -163,6 +166,10 @@ fn the_page_s_program_says_when_a_time_is_complete_and_counts_it_and_a_node_is_r
     let gateway = site.start();
     let begin = wait_report(&broker, topic, &site, "");
     assert_eq!(broker.topic_setting(&format!("{topic}.progress"), "cleanup.policy"), "compact");
+    let told = gateway.metric("progress_complete_until_timestamp_seconds").unwrap();
+    let told = pixelgate::time::Timestamp((told * 1000.0).round() as u64).to_rfc3339();
+    assert!(told >= begin, "{told} after {begin}");
+    assert!(!site.log().contains("the topic should be compacted"), "it is");
     let mut client = Client::connect(site.public).unwrap();
     for value in ["1.10", "2.20&test=1", "3.3"] {
         let target = format!("/offsite_event.php?id={PIXEL}&currency=GBP&value={value}");
