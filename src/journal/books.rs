@@ -37,6 +37,8 @@ pub struct Books {
     disk: Arc<dyn Disk>,
     paths: Paths,
     cursor: StoredCursor,
+    /// The lowest of the cursors whose writing failed since: one of them may be on disk all the same.
+    doubted: Option<Position>,
     ledger: Ledger,
     parked: BTreeMap<Position, u64>,
     journal_id: [u8; 16],
@@ -58,12 +60,28 @@ impl Books {
         let ledger = Ledger::load(&*disk, &paths)?;
         let parked = parked_files(&*disk, &paths)?;
         let tally = Reader::new(disk.clone(), paths.clone(), journal_id, view.clone(), cursor.position);
-        Ok(Books { disk, paths, cursor, ledger, parked, journal_id, view, tally, reserve })
+        let doubted = None;
+        Ok(Books { disk, paths, cursor, doubted, ledger, parked, journal_id, view, tally, reserve })
     }
 
     /// Where publishing stands.
     pub fn cursor(&self) -> &StoredCursor {
         &self.cursor
+    }
+
+    /// What may go: everything before it was passed by whatever cursor is on disk.
+    pub fn passed(&self) -> Position {
+        self.doubted.map_or(self.cursor.position, |doubted| doubted.min(self.cursor.position))
+    }
+
+    /// Writes a cursor, durably.
+    fn store(&mut self, cursor: StoredCursor) -> io::Result<()> {
+        if let Err(error) = self.reserve.spend(|| cursor.write(&*self.disk, &self.paths)) {
+            self.doubted = Some(self.doubted.map_or(cursor.position, |doubted| doubted.min(cursor.position)));
+            return Err(error);
+        }
+        (self.cursor, self.doubted) = (cursor, None);
+        Ok(())
     }
 
     /// Bytes of parked records.
@@ -115,9 +133,7 @@ impl Books {
             expired_to: self.cursor.expired_to,
             published: Some(published),
         };
-        self.reserve.spend(|| cursor.write(&*self.disk, &self.paths))?;
-        self.cursor = cursor;
-        Ok(())
+        self.store(cursor)
     }
 
     /// The oldest segment goes without having been published: the cursor passes it, durably.
@@ -136,8 +152,7 @@ impl Books {
             expired_to: next.base,
             published: self.cursor.published.clone(),
         };
-        self.reserve.spend(|| cursor.write(&*self.disk, &self.paths))?;
-        self.cursor = cursor;
+        self.store(cursor)?;
         Ok(expired)
     }
 

@@ -249,6 +249,8 @@ fn close_gaps(segments: &mut [Segment], recovered: &mut Recovered) {
 
 /// Cuts the torn tail and makes what is kept durable; drops segments without a record at the end.
 pub fn repair(disk: &dyn Disk, paths: &Paths, recovered: &mut Recovered) -> io::Result<()> {
+    // The cursor's name, too: segments may go because of it.
+    disk.sync_dir(&paths.journal)?;
     if let Some(tail) = recovered.tail {
         let file = disk.open(&paths.segment(tail.seq), true)?;
         if tail.bytes > tail.end_offset {

@@ -271,6 +271,11 @@ impl Truth {
         assert_eq!(batch.events_before(Position(from)), self.events(0..from), "before {from}");
     }
 
+    /// Position of the oldest record that is left.
+    pub fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
     /// Whether the record at a position is there to be read.
     pub fn is_readable(&self, position: u64) -> bool {
         let known = position >= self.oldest && position < self.placed.len() as u64;
