@@ -21,8 +21,11 @@ use super::writer::{WriteError, Writer};
 use super::{Acknowledge, Commit, Observer, Options};
 use crate::time::Clock;
 
-/// How often upkeep runs when nothing asks for it; also bounds how long `written` records stay unsynced.
+/// How often upkeep runs when nothing asks for it; with [`BEHIND`] this bounds how long `written` records stay unsynced.
 const TICK: Duration = Duration::from_millis(200);
+/// How often `written` records are synced under load. Each time costs as much as a commit; the more there is to sync at
+/// once, the longer it is in the way of what follows, on a machine with few cores.
+const BEHIND: Duration = Duration::from_millis(50);
 /// The same while a sync is under way and nothing comes: readers wait for its end.
 const GLANCE: Duration = Duration::from_millis(5);
 /// Longest time that a record waits for company.
@@ -213,7 +216,7 @@ impl Committer {
     fn sync_behind(&mut self) -> io::Result<()> {
         self.poll()?;
         let now = self.clock.monotonic();
-        if now.saturating_sub(self.pace.synced_at) < TICK {
+        if now.saturating_sub(self.pace.synced_at) < BEHIND {
             return Ok(());
         }
         if !self.writer.begin_sync() {
@@ -420,7 +423,7 @@ impl Committer {
         let oldest = Oldest {
             end: next.base,
             age: Duration::from_millis(now_ms.saturating_sub(next.created_ms)),
-            cursor: self.books().cursor().position,
+            cursor: self.books().passed(),
             short_of_room,
             publishes: options.publishes,
             retention: options.retention,
