@@ -21,7 +21,7 @@ use super::writer::{WriteError, Writer};
 use super::{Acknowledge, Commit, Observer, Options};
 use crate::time::Clock;
 
-/// How often upkeep runs when nothing asks for it; with [`BEHIND`] this bounds how long `written` records stay unsynced.
+/// How often upkeep runs when nothing asks for it; with [`BEHIND`] it bounds how long `written` records stay unsynced.
 const TICK: Duration = Duration::from_millis(200);
 /// How often `written` records are synced under load. Each time costs as much as a commit; the more there is to sync at
 /// once, the longer it is in the way of what follows, on a machine with few cores.
