@@ -26,7 +26,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// How often `written` records are synced under load. Each time costs as much as a commit; the more there is to sync at
 /// once, the longer it is in the way of what follows, on a machine with few cores.
 const BEHIND: Duration = Duration::from_millis(50);
-/// The same while a sync is under way and nothing comes: readers wait for its end.
+/// A sync that takes this long is waited for: no more than about a second of `written` records may be unsynced.
+const LATE: Duration = Duration::from_millis(800);
+/// The same as [`TICK`] while a sync is under way and nothing comes: readers wait for its end.
 const GLANCE: Duration = Duration::from_millis(5);
 /// Longest time that a record waits for company.
 const SPACING_MAX: Duration = Duration::from_micros(500);
@@ -215,15 +217,17 @@ impl Committer {
     /// Under load: syncs what is only written, while those that follow are written and answered.
     fn sync_behind(&mut self) -> io::Result<()> {
         self.poll()?;
-        let now = self.clock.monotonic();
-        if now.saturating_sub(self.pace.synced_at) < BEHIND {
-            return Ok(());
+        let since = self.clock.monotonic().saturating_sub(self.pace.synced_at);
+        let is_due = since >= if self.writer.is_syncing() { LATE } else { BEHIND };
+        if is_due && (self.writer.is_syncing() || !self.begin_sync()) { self.sync() } else { Ok(()) }
+    }
+
+    /// `false` if there is nobody to sync behind.
+    fn begin_sync(&mut self) -> bool {
+        if !self.writer.is_syncing() {
+            self.pace.synced_at = self.clock.monotonic();
         }
-        if !self.writer.begin_sync() {
-            return self.sync();
-        }
-        self.pace.synced_at = now;
-        Ok(())
+        self.writer.begin_sync()
     }
 
     fn poll(&mut self) -> io::Result<()> {
@@ -320,7 +324,7 @@ impl Committer {
 
     fn sync_idle(&mut self, now_ms: u64) -> io::Result<()> {
         self.poll()?;
-        if !self.writer.begin_sync() {
+        if !self.begin_sync() {
             self.sync()?;
         }
         match self.writer.mark(now_ms) {
