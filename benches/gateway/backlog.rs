@@ -32,8 +32,7 @@ pub(crate) fn run(report: &mut Report) {
     );
     for size in [350, 60_000] {
         let kafka = Some((broker.address(), "exactly_once"));
-        let mut server =
-            Server::gateway(&Wish { acknowledge: "synced", workers: 1, kafka, pixels: 1, security: Security::Plain });
+        let mut server = Server::gateway(&Wish { acknowledge: "synced", workers: 1, kafka, security: Security::Plain });
         server.stop();
         let records = bytes / size;
         fill(&server, records, size as usize);

@@ -3,7 +3,7 @@
 //! `cargo bench --bench gateway [-- WORD…]`. Without a word: the pixel over 256 connections, and the start; with `all`
 //! everything, which takes half an hour. Words: `get` (64, 512 and 4096 connections), `fresh` (a connection per
 //! request), `beacon`, `json`, `form`, `mix` (a tenth rejected), `workers` (two), `parameters`, `pixels` (10 to
-//! 100,000 known ones), `kafka` (a real broker; needs Java and Maven), `tls`, `latency` (open loop at half load),
+//! 1,000,000 known ones), `kafka` (a real broker; needs Java and Maven), `tls`, `latency` (open loop at half load),
 //! `large` (the longest events, Kafka away), `backlog` (2 GB leave for Kafka), `start`.
 //!
 //! All threads of a server share CPU 0; load, and the broker, have CPU 1. Rounds are interleaved and medians reported,
@@ -18,6 +18,7 @@ mod baseline;
 #[path = "../../tests/it/broker.rs"]
 #[expect(dead_code, reason = "the tests do more with it")]
 mod broker;
+mod known;
 mod load;
 #[path = "../../tests/it/maven.rs"]
 mod maven;
@@ -53,7 +54,7 @@ pub(crate) fn setting(name: &str, default: u64) -> u64 {
 
 /// What is known beside a gateway's answer mode.
 fn wish(acknowledge: &'static str) -> Wish {
-    Wish { acknowledge, workers: 1, kafka: None, pixels: 1, security: Security::Plain }
+    Wish { acknowledge, workers: 1, kafka: None, security: Security::Plain }
 }
 
 /// The baselines, and the gateway in both modes.
@@ -111,7 +112,7 @@ fn main() {
         }
     }
     if asked("pixels") {
-        pixels(&mut report, connections);
+        known::run(&mut report, connections);
     }
     if asked("kafka") {
         with_kafka(&mut report, &of("The pixel, published", Kind::Get, connections));
@@ -145,19 +146,6 @@ fn start(report: &mut Report) {
         median(times),
         std::fs::metadata(env!("CARGO_BIN_EXE_pixelgate")).unwrap().len() as f64 / 1048576.0
     ));
-}
-
-/// What looking up costs as more pixels are known.
-fn pixels(report: &mut Report, connections: usize) {
-    let counts = [10, 1_000, 100_000];
-    let mut field = vec![Server::constant(1)];
-    for pixels in counts {
-        let mut server = Server::gateway(&Wish { pixels, ..wish("synced") });
-        server.name = format!("pixelgate, {pixels} pixels");
-        field.push(server);
-    }
-    let title = "Known pixels".to_owned();
-    rounds::run(report, &Case { title, kind: Kind::Get, connections, is_fresh: false }, &field);
 }
 
 /// What TLS costs: over connections that are kept, and with a handshake for each request.

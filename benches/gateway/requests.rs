@@ -1,5 +1,7 @@
 //! What websites send.
 
+use crate::known;
+
 /// The known pixel.
 pub(crate) const PIXEL: &str = "6010000000001";
 
@@ -37,6 +39,8 @@ pub(crate) enum Kind {
     Large,
     /// The pixel with this many parameters of its own.
     Parameters(usize),
+    /// Pixels spread over so many.
+    Spread(u64),
 }
 
 impl Kind {
@@ -59,12 +63,13 @@ impl Kind {
                 let extra: String = (0..count).map(|index| format!("&cd%5Bp{index}%5D=value%20{index}")).collect();
                 vec![get(&(form + &extra))]
             }
+            Kind::Spread(count) => known::ids(count).map(|id| get(&form.replace(PIXEL, &id))).collect(),
         }
     }
 
     /// Whether nginx's `empty_gif` takes it.
     pub(crate) fn is_get(self) -> bool {
-        matches!(self, Kind::Get | Kind::Mix | Kind::Parameters(_))
+        matches!(self, Kind::Get | Kind::Mix | Kind::Parameters(_) | Kind::Spread(_))
     }
 }
 

@@ -282,10 +282,8 @@ fn publishing(sources: &Sources<'_>, journal: &journal::Stats, page: &mut Page) 
     let help = "Unix time of the last transaction committed by this process; 0 before the first.";
     page.gauge("pixelgate_publish_last_success_timestamp_seconds", help).is(last_ms as f64 / 1000.0);
     let complete_ms = stats.complete_until_ms.load(Relaxed);
-    if complete_ms > 0 {
-        let help = "Unix time of the last complete_until that this process reported to kafka.progress_topic.";
-        page.gauge("pixelgate_progress_complete_until_timestamp_seconds", help).is(complete_ms as f64 / 1000.0);
-    }
+    let help = "Unix time of the last complete_until that this process reported to kafka.progress_topic; 0 before it.";
+    page.gauge("pixelgate_progress_complete_until_timestamp_seconds", help).is(complete_ms as f64 / 1000.0);
     let help = "Faults while publishing, by kind.";
     let mut family = page.counter("pixelgate_publish_errors_total", help);
     for (word, kind) in publish::Stats::ERRORS {
