@@ -105,6 +105,12 @@ fn an_event_while_the_authority_was_away_is_told_later() {
     let id = create(&site, &token, "9", "away");
     running.kill();
     assert_eq!(fire(&site, &id), Some(200));
+    // Soon, not before the answer: a status may be late.
+    until("the time of the event is on disk", || {
+        let registry = rusqlite::Connection::open(site.data().join(pixelgate::registry::FILE)).unwrap();
+        let sql = "SELECT last_event_ms FROM pixels WHERE id = ?1";
+        registry.query_row(sql, [&id], |row| row.get::<_, Option<i64>>(0)).unwrap().is_some()
+    });
     gateway.kill();
     // What was not told before a crash is told after it.
     let gateway = site.start();
