@@ -19,7 +19,8 @@ fn id(index: u64) -> u64 {
 
 /// Pixels that are asked for when there are `count`, spread over all of them.
 pub(crate) fn ids(count: u64) -> impl Iterator<Item = String> {
-    (0..ASKED.min(count)).map(move |index| id(index * count / ASKED.min(count)).to_string())
+    let (asked, created) = (ASKED.min(count - 1), count - 1);
+    (0..asked).map(move |index| id(index * created / asked).to_string())
 }
 
 /// A gateway that knows so many, started on them; how long it took to answer.
@@ -31,7 +32,8 @@ fn gateway(count: u64) -> (Server, Duration) {
     let sql = "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1)
                INSERT INTO pixels (id, ad_account_id, name, tag, creator, archived, origin, created_ms)
                SELECT CAST(?2 + i AS TEXT), '8', 'Checkout ' || i, 'checkout', '8', 0, 'local', 1700000000000 FROM n";
-    registry.execute(sql, (count as i64, id(0) as i64)).unwrap();
+    // One more is in the config file.
+    registry.execute(sql, (count as i64 - 1, id(0) as i64)).unwrap();
     drop(registry);
     let begun = Instant::now();
     let mut server = server.again();
@@ -48,7 +50,7 @@ pub(crate) fn run(report: &mut Report, connections: usize) {
         let (server, took) = gateway(count);
         starts +=
             &format!("{} {count} pixels {:.0} ms", if starts.is_empty() { "" } else { "," }, took.as_secs_f64() * 1e3);
-        let title = format!("{count} known pixels, {} of them asked for", ASKED.min(count));
+        let title = format!("{count} known pixels, {} of them asked for", ASKED.min(count - 1));
         let case = Case { title, kind: Kind::Spread(count), connections, is_fresh: false };
         rounds::run(report, &case, &[Server::constant(1), server]);
     }
