@@ -37,8 +37,8 @@ pub struct Books {
     disk: Arc<dyn Disk>,
     paths: Paths,
     cursor: StoredCursor,
-    /// The lowest of the cursors whose writing failed since: one of them may be on disk all the same.
-    doubted: Option<Position>,
+    /// What any cursor that may be on disk has passed: one whose writing failed may be there all the same.
+    passed: Position,
     ledger: Ledger,
     parked: BTreeMap<Position, u64>,
     journal_id: [u8; 16],
@@ -60,8 +60,8 @@ impl Books {
         let ledger = Ledger::load(&*disk, &paths)?;
         let parked = parked_files(&*disk, &paths)?;
         let tally = Reader::new(disk.clone(), paths.clone(), journal_id, view.clone(), cursor.position);
-        let doubted = None;
-        Ok(Books { disk, paths, cursor, doubted, ledger, parked, journal_id, view, tally, reserve })
+        let passed = cursor.position;
+        Ok(Books { disk, paths, cursor, passed, ledger, parked, journal_id, view, tally, reserve })
     }
 
     /// Where publishing stands.
@@ -71,16 +71,16 @@ impl Books {
 
     /// What may go: everything before it was passed by whatever cursor is on disk.
     pub fn passed(&self) -> Position {
-        self.doubted.map_or(self.cursor.position, |doubted| doubted.min(self.cursor.position))
+        self.passed
     }
 
     /// Writes a cursor, durably.
     fn store(&mut self, cursor: StoredCursor) -> io::Result<()> {
         if let Err(error) = self.reserve.spend(|| cursor.write(&*self.disk, &self.paths)) {
-            self.doubted = Some(self.doubted.map_or(cursor.position, |doubted| doubted.min(cursor.position)));
+            self.passed = self.passed.min(cursor.position);
             return Err(error);
         }
-        (self.cursor, self.doubted) = (cursor, None);
+        (self.passed, self.cursor) = (cursor.position, cursor);
         Ok(())
     }
 

@@ -349,8 +349,7 @@ impl Committer {
         match prepared {
             Ok(()) => {
                 if let Some(recovered) = self.unrepaired.take() {
-                    self.writer.state.segments = recovered.state.segments;
-                    self.writer.repaired();
+                    self.writer.state = recovered.state;
                     self.show();
                     self.tell();
                 }

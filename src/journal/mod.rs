@@ -422,16 +422,15 @@ fn prepare(
     let repaired = made.and_then(|()| recover::repair(&*disk, &paths, &mut recovered));
     // What it removed must not be looked for.
     view.replace(&recovered.state.segments);
-    let mut state = recovered.state.clone();
+    let state = recovered.state.clone();
+    // What a failed repair leaves may be only in the page cache: nobody reads it before it is made good.
+    view.advance(state.synced, state.synced_events);
     let mut unrepaired = None;
     if let Err(error) = repaired {
         if !is_out_of_room(&error) {
             return Err(OpenError::io(&paths.journal, error));
         }
         tracing::warn!(%error, "journal: the data directory can't be written; nothing is accepted until it can");
-        // The rest may be only in the page cache: nobody reads it before the repair.
-        (state.synced, state.synced_events) = recovered.sure;
-        view.advance(state.synced, state.synced_events);
         unrepaired = Some(recovered);
     }
     let (first_seq_of_run, pace) = (state.newest_seq + 1, Pace::new(&*clock));

@@ -26,10 +26,8 @@ pub struct Recovered {
     pub journal_id: Option<[u8; 16]>,
     /// The stored cursor, or what stands for it.
     pub cursor: StoredCursor,
-    /// Where everything stands.
+    /// Where everything stands; `synced` is what is known to be durable before [`repair`], and all after it.
     pub state: State,
-    /// Position up to which all was durable before the repair, and event records before it.
-    pub sure: (Position, u64),
     /// Damage in the last segment and before the oldest.
     pub damage: Vec<Damage>,
     /// The end of the last segment.
@@ -69,8 +67,7 @@ pub fn inspect(disk: &dyn Disk, paths: &Paths) -> Result<Recovered, OpenError> {
         synced_events: start.events,
         newest_seq,
     };
-    let sure = (state.synced, state.synced_events);
-    let mut recovered = Recovered { journal_id, cursor: start, state, sure, damage: Vec::new(), tail: None };
+    let mut recovered = Recovered { journal_id, cursor: start, state, damage: Vec::new(), tail: None };
     let Some(id) = journal_id else {
         return match found.first() {
             Some(segment) => Err(OpenError::Unidentified { path: paths.segment(segment.seq) }),
@@ -212,11 +209,10 @@ fn recover_last(
         });
         (next, next_events) = (durable, durable_events.max(events));
     }
-    recovered.sure = if end < durable { (next, next_events) } else { sure };
     recovered.tail = Some(Tail { seq: last.seq, sure_offset, end_offset, bytes: last.bytes, torn });
     last.bytes = end_offset.min(last.bytes);
     (recovered.state.next, recovered.state.events) = (next, next_events);
-    (recovered.state.synced, recovered.state.synced_events) = (next, next_events);
+    (recovered.state.synced, recovered.state.synced_events) = if end < durable { (next, next_events) } else { sure };
     Ok(())
 }
 
@@ -267,7 +263,10 @@ pub fn repair(disk: &dyn Disk, paths: &Paths, recovered: &mut Recovered) -> io::
         disk.remove(&paths.segment(last.seq))?;
         recovered.state.segments.pop_back();
     }
-    remove_if_there(disk, &paths.spare())
+    remove_if_there(disk, &paths.spare())?;
+    let state = &mut recovered.state;
+    (state.synced, state.synced_events) = (state.next, state.events);
+    Ok(())
 }
 
 /// After a sync that failed, a system may hold pages for clean that never reached the disk: a later sync would pass

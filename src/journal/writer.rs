@@ -271,11 +271,6 @@ impl Writer {
         Ok(())
     }
 
-    /// All that was recovered is durable, as the repair has made it.
-    pub fn repaired(&mut self) {
-        self.all_synced();
-    }
-
     fn all_synced(&mut self) {
         (self.state.synced, self.state.synced_events) = (self.state.next, self.state.events);
     }
@@ -318,7 +313,7 @@ impl Writer {
     fn end_sync(&mut self, result: io::Result<()>) -> io::Result<()> {
         let underway = self.underway.take();
         result?;
-        if let Some((position, events)) = underway.filter(|(position, _)| *position > self.state.synced) {
+        if let Some((position, events)) = underway {
             (self.state.synced, self.state.synced_events) = (position, events);
         }
         Ok(())
