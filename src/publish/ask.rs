@@ -9,7 +9,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 
-use super::Options;
+use super::{Options, kafka};
 
 /// What came of asking.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,14 +27,15 @@ pub enum Answer {
 
 type Clients = (BaseConsumer, AdminClient<DefaultClientContext>);
 
-fn clients(options: &Options) -> KafkaResult<Clients> {
-    let mut base = ClientConfig::new();
-    base.set("bootstrap.servers", options.brokers.join(","));
-    for (name, property) in options.client.iter() {
-        base.set(name, property.expose());
-    }
-    // What librdkafka would say on stderr is in the answer.
+/// A config of few words: what librdkafka would say is in the answer.
+fn quiet(options: &Options) -> ClientConfig {
+    let mut base = kafka::base(options);
     base.set_log_level(RDKafkaLogLevel::Emerg);
+    base
+}
+
+fn clients(options: &Options) -> KafkaResult<Clients> {
+    let base = quiet(options);
     Ok((base.create()?, base.create()?))
 }
 
@@ -74,7 +75,7 @@ pub fn longest_message(options: &Options, timeout: Duration) -> Answer {
 
 /// `cleanup.policy` of a topic, if it may be known; takes at most about `timeout`.
 pub(super) fn cleanup_policy(options: &Options, topic: &str, timeout: Duration) -> Option<String> {
-    let (_, admin) = clients(options).ok()?;
+    let admin = quiet(options).create().ok()?;
     let resource = describe(&admin, &ResourceSpecifier::Topic(topic), timeout).ok()?;
     resource.get("cleanup.policy").and_then(|entry| entry.value.clone())
 }

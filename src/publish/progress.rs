@@ -160,13 +160,6 @@ impl Client {
         let producer: BaseProducer<Failures> =
             config.create_with_context(failed.clone()).map_err(|error| Doubt::of("producer", &error))?;
         topics::make_sure_of_as(topic, &COMPACTED, &base, producer.client(), options)?;
-        if let Some(policy) = ask::cleanup_policy(options, topic, ASK).filter(|policy| policy != "compact") {
-            tracing::warn!(
-                topic,
-                cleanup_policy = policy,
-                "progress: the topic should be compacted: with its policy the last report of a node that is away may go"
-            );
-        }
         Ok(Client { producer, failed })
     }
 
@@ -209,12 +202,14 @@ struct Due {
     connect: Duration,
     kept: Option<Timestamp>,
     said: Option<Duration>,
+    /// The topic's policy was looked at, which is done once a run.
+    looked: bool,
 }
 
 impl Worker {
     fn run(self, stopped: &Receiver<()>) {
         let now = self.clock.monotonic();
-        let mut due = Due { round: now, report: now, connect: now, kept: None, said: None };
+        let mut due = Due { round: now, report: now, connect: now, kept: None, said: None, looked: false };
         let (mut rounds, mut client) = (Rounds::default(), None);
         loop {
             let stopping = !matches!(stopped.recv_timeout(STEP), Err(RecvTimeoutError::Timeout));
@@ -225,6 +220,9 @@ impl Worker {
             if client.is_none() && now >= due.connect {
                 due.connect = now + RETRY;
                 client = self.told(Client::connect(&self.options, &self.topic), &mut due);
+                if client.is_some() && !std::mem::replace(&mut due.looked, true) {
+                    self.look_at_policy();
+                }
             }
             if now >= due.round && !rounds.is_asking() {
                 due.round = now + INTERVAL;
@@ -236,6 +234,17 @@ impl Worker {
             if self.told(sent.and_then(|()| connected.check()), &mut due).is_none() {
                 client = None;
             }
+        }
+    }
+
+    fn look_at_policy(&self) {
+        let policy = ask::cleanup_policy(&self.options, &self.topic, ASK);
+        if let Some(policy) = policy.filter(|policy| policy != "compact") {
+            tracing::warn!(
+                topic = self.topic,
+                cleanup_policy = policy,
+                "progress: the topic should be compacted: with its policy the last report of a node that is away may go"
+            );
         }
     }
 
