@@ -44,15 +44,14 @@ fn gateway(count: u64) -> (Server, Duration) {
 
 /// Rounds over gateways that know more and more.
 pub(crate) fn run(report: &mut Report, connections: usize) {
-    let mut starts = String::new();
+    let mut starts = Vec::new();
     for count in COUNTS {
         // Each beside its own measure: the same requests.
         let (server, took) = gateway(count);
-        starts +=
-            &format!("{} {count} pixels {:.0} ms", if starts.is_empty() { "" } else { "," }, took.as_secs_f64() * 1e3);
+        starts.push(format!("{count} pixels {:.0} ms", took.as_secs_f64() * 1e3));
         let title = format!("{count} known pixels, {} of them asked for", ASKED.min(count - 1));
         let case = Case { title, kind: Kind::Spread(count), connections, is_fresh: false };
         rounds::run(report, &case, &[Server::constant(1), server]);
     }
-    report.say(&format!("\nFrom the start to the first answer:{starts}."));
+    report.say(&format!("\nFrom the start to the first answer: {}.", starts.join(", ")));
 }

@@ -13,7 +13,7 @@ use super::gateway::{Gateway, PIXEL, Site, until};
 
 const EVENT: &str = "/offsite_event.php";
 /// Requests of each flood.
-const FLOOD: u32 = 10_000;
+const FLOOD: u32 = 15_000;
 /// Requests in one write.
 const BURST: u32 = 200;
 /// What a flood may leave in memory: full tables of limits and pixels, and what the allocator keeps of its peak.
