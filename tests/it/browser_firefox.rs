@@ -12,7 +12,9 @@ use super::browser_pages::{ID, STUB, TAG, site, snippet, told};
 use super::gateway::{PATIENCE, Site, until};
 
 const INSTALL: &str = "the e2e tests need Firefox: apt-get install firefox-esr";
-/// What keeps it to itself and to loopback, and tells on which port it listens.
+/// What keeps it to itself and to loopback, and tells on which port it listens. One process for all tabs of a site: it
+/// ends a process with the last of them, and on a busy machine that can be faster than what a page sends in `pagehide`,
+/// by whichever call (docs/tag.md says so).
 const PREFERENCES: &str = r#"
 user_pref("marionette.port", 0);
 user_pref("app.normandy.enabled", false);
@@ -22,6 +24,7 @@ user_pref("browser.safebrowsing.phishing.enabled", false);
 user_pref("browser.shell.checkDefaultBrowser", false);
 user_pref("browser.startup.homepage", "about:blank");
 user_pref("browser.startup.page", 0);
+user_pref("dom.ipc.processCount.webIsolated", 1);
 user_pref("datareporting.policy.dataSubmissionEnabled", false);
 user_pref("extensions.systemAddon.update.enabled", false);
 user_pref("network.captive-portal-service.enabled", false);

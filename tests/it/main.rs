@@ -21,6 +21,7 @@ mod asyncapi;
 mod batch;
 mod bounds;
 mod cli;
+mod clock;
 mod cloudevents;
 mod config;
 mod console;
