@@ -51,6 +51,8 @@ fn options(brokers: &str, delivery: Delivery) -> publish::Options {
         rejected_topic: None,
         partitions: 4,
         progress_topic: None,
+        format: publish::Format::Json,
+        schema_registry: None,
         cloudevents: false,
         replication_factor: 1,
         key: Key::PixelId,

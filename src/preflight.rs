@@ -130,6 +130,18 @@ pub fn upstream_answers(config: &Config) -> Option<Finding> {
     Some(Finding::Warning(format!("registry.upstream: it can't be reached now: {error}")))
 }
 
+/// Whether the schema registry can be reached, and its password would not cross a network for all to read. Blocks.
+pub fn schema_registry(config: &Config) -> Vec<Finding> {
+    let Some(registry) = &config.kafka.schema_registry else { return Vec::new() };
+    let said = |text: String| Finding::Warning(format!("kafka.schema_registry.url: {text}"));
+    let exposed = (registry.credentials.is_some() && registry.base.is_exposed())
+        .then(|| said("http to another machine, so the password crosses the network in clear text; use https".into()));
+    let away = upstream::probe(&registry.base, UPSTREAM_WAITS).err();
+    let away =
+        away.map(|error| said(format!("it can't be reached now, and until it can nothing is published: {error}")));
+    exposed.into_iter().chain(away).collect()
+}
+
 /// Whether the authorities' shared database can be used. Blocks.
 pub fn database(config: &Config) -> Option<Finding> {
     match commands::try_database(&config.registry).err()? {

@@ -37,6 +37,19 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Reads what [`Timestamp::rfc3339`] writes, and nothing else.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
+        let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+        let (hour, minute, second, ms) = (number(11..13)?, number(14..16)?, number(17..19)?, number(20..23)?);
+        let days = days_from_civil(year, month, day)?;
+        let time = Timestamp((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + ms);
+        // Only what is written so comes out the same.
+        (time.rfc3339() == *text.as_bytes()).then_some(time)
+    }
+}
+
 fn put_digits(slot: &mut [u8], mut number: u64) {
     for byte in slot.iter_mut().rev() {
         *byte = b'0' + (number % 10) as u8;
@@ -55,6 +68,16 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
+}
+
+/// The same the other way round; `None` for days before the epoch and months that are none.
+fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
+    let shifted_month = if month > 2 { month.checked_sub(3)? } else { month + 9 };
+    let year = year.checked_sub(u64::from(month <= 2))?;
+    let (era, year_of_era) = (year / 400, year % 400);
+    let day_of_year = (153 * shifted_month + 2) / 5 + day;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    (era * 146_097 + day_of_era).checked_sub(719_469)
 }
 
 /// Where time comes from, so that tests can move it.
@@ -100,7 +123,33 @@ mod tests {
         check(u64::MAX, "9999-12-31T23:59:59.999Z");
     }
 
+    #[test]
+    fn what_is_no_moment_is_not_read() {
+        for bad in [
+            "",
+            "2026-11-24",
+            "2026-11-24T05:00:41Z",
+            "2026-11-24T05:00:41.123+",
+            "2026-02-29T05:00:41.123Z",
+            "2026-13-01T05:00:41.123Z",
+            "2026-00-01T05:00:41.123Z",
+            "2026-11-00T05:00:41.123Z",
+            "2026-11-24T24:00:41.123Z",
+            "1969-12-31T23:59:59.999Z",
+            "+026-11-24T05:00:41.123Z",
+            "2026-11-24T05:00:41.123Z ",
+            "2026-11-2\u{660}T05:00:41.12Z",
+        ] {
+            assert_eq!(Timestamp::parse(bad), None, "{bad:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read(ms in 0..=Timestamp::MAX.0) {
+            prop_assert_eq!(Timestamp::parse(&Timestamp(ms).to_rfc3339()), Some(Timestamp(ms)));
+        }
+
         #[test]
         fn text_sorts_as_time_does(a in 0..Timestamp::MAX.0, b in 0..Timestamp::MAX.0) {
             prop_assert_eq!(Timestamp(a).rfc3339().cmp(&Timestamp(b).rfc3339()), a.cmp(&b));

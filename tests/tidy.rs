@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("rejects", "time"),
     ("dedup", "record pixel time journal"),
     ("ingest", "record pixel time event limits policy journal registry feed rejects dedup"),
-    ("publish", "record time secret journal"),
+    ("publish", "record time secret journal upstream"),
     ("telemetry", ""),
     (
         "http",

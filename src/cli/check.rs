@@ -68,6 +68,7 @@ pub fn run(config: &Config, problems: &[Problem], out: &mut impl Write) -> anyho
     found.add(preflight::proxies(config));
     found.add(preflight::cookie(config));
     if !config.kafka.brokers.is_empty() && is_sound("kafka.") {
+        preflight::schema_registry(config).into_iter().for_each(|finding| found.add(Some(finding)));
         found.add(ask::own_limit(&config.kafka).and_then(|limit| preflight::kafka(config, &limit)));
         match preflight::kafka_client(config) {
             None => found.add(preflight::kafka(config, &ask::longest_message(&config.kafka, ASK))),

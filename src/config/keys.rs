@@ -202,6 +202,31 @@ pub(super) const KEYS: &[Key] = &[
         "What partitions go by; record_id: hot pixels spread over all partitions.",
     ),
     key(
+        "kafka.format",
+        Choice(&["json", "avro", "protobuf"]),
+        "json",
+        "What values are. Not json: in Confluent's wire format, with an id of kafka.schema_registry.",
+    ),
+    unset(
+        "kafka.schema_registry.url",
+        Text(rules::UPSTREAM),
+        "needed with kafka.format = avro or protobuf",
+        "Where the schema registry is, by Confluent's interface: Confluent's, Apicurio's (/apis/ccompat/v7), Karapace.",
+    ),
+    unset("kafka.schema_registry.username", Text(rules::USERNAME), "no credentials", "Basic authentication."),
+    unset(
+        "kafka.schema_registry.password",
+        Secret(rules::PASSWORD),
+        "no credentials",
+        "Better in a file, named by PIXELGATE_KAFKA__SCHEMA_REGISTRY__PASSWORD_FILE.",
+    ),
+    key(
+        "kafka.schema_registry.auto_register",
+        Truth,
+        "true",
+        "Schemas that aren't there are registered. false: they must be there.",
+    ),
+    key(
         "kafka.cloudevents",
         Truth,
         "false",

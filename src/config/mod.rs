@@ -282,10 +282,30 @@ fn kafka(from: &Words) -> publish::Options {
         progress_topic: Some(from.text("kafka.progress_topic")).filter(|topic| !topic.is_empty()),
         partitions: from.number("kafka.partitions") as i32,
         replication_factor: from.number("kafka.replication_factor") as i32,
+        format: from.choice(
+            "kafka.format",
+            &[
+                ("json", publish::Format::Json),
+                ("avro", publish::Format::Avro),
+                ("protobuf", publish::Format::Protobuf),
+            ],
+        ),
+        schema_registry: schema_registry(from),
         cloudevents: from.truth("kafka.cloudevents"),
         transaction_timeout: from.span("kafka.transaction_timeout"),
         client: from.properties("kafka.client"),
     }
+}
+
+fn schema_registry(from: &Words) -> Option<publish::SchemaRegistry> {
+    let base = upstream::Base::parse(from.optional_text("kafka.schema_registry.url")?)?;
+    let user = from.optional_text("kafka.schema_registry.username").map(str::to_owned);
+    let password = from.optional_secret("kafka.schema_registry.password").cloned();
+    Some(publish::SchemaRegistry {
+        base,
+        credentials: user.zip(password),
+        auto_register: from.truth("kafka.schema_registry.auto_register"),
+    })
 }
 
 fn learning(from: &Words) -> registry::Learning {

@@ -66,6 +66,18 @@ pub(super) const TOKEN: Rule = Rule {
 pub(super) const DATABASE: Rule =
     Rule { allowed: database::ALLOWED, fits: |text| database::Address::parse(text).is_some() };
 
+/// A user of basic authentication (RFC 7617).
+pub(super) const USERNAME: Rule = Rule {
+    allowed: "allowed are characters but ':' and control characters",
+    fits: |text| !text.is_empty() && !text.contains(|letter: char| letter == ':' || letter.is_control()),
+};
+
+/// A password of basic authentication.
+pub(super) const PASSWORD: Rule = Rule {
+    allowed: "allowed are characters but control characters",
+    fits: |text| !text.is_empty() && !text.contains(char::is_control),
+};
+
 /// Where another authority is.
 pub(super) const UPSTREAM: Rule =
     Rule { allowed: upstream::ALLOWED, fits: |text| upstream::Base::parse(text).is_some() };

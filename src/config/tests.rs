@@ -217,6 +217,31 @@ fn a_proxy_needs_an_upstream() {
 }
 
 #[test]
+fn other_formats_need_a_schema_registry() {
+    let check = |toml: &str, starts: &[&str]| {
+        let problems = from(&format!("[kafka]\n{toml}"), &[]).unwrap_err();
+        assert!(problems.len() == starts.len(), "{problems:?}");
+        for start in starts {
+            assert!(problems.iter().any(|problem| problem.starts_with(start)), "{start}: {problems:?}");
+        }
+    };
+    check("format = 'avro'", &["kafka.schema_registry.url: missing, and needed with kafka.format = \"avro\""]);
+    check("format = 'xml'", &["kafka.format: "]);
+    check("format = 'avro'\n[kafka.schema_registry]\nurl = 'registry:8081'", &["kafka.schema_registry.url: "]);
+    let one = "[kafka.schema_registry]\nurl = 'http://a'\n";
+    check(&format!("{one}username = 'a'"), &["kafka.schema_registry.password: missing"]);
+    check(&format!("{one}password = 'a'"), &["kafka.schema_registry.username: missing"]);
+    check(&format!("{one}username = 'a:b'\npassword = 'a'"), &["kafka.schema_registry.username: "]);
+
+    let toml = format!("[kafka]\nformat = 'protobuf'\n{one}username = 'a'\n");
+    let config = from(&toml, &[("PIXELGATE_KAFKA__SCHEMA_REGISTRY__PASSWORD", "hunter2")]).unwrap();
+    let registry = config.kafka.schema_registry.as_ref().unwrap();
+    assert_eq!((config.kafka.format, registry.auto_register), (crate::publish::Format::Protobuf, true));
+    assert_eq!(registry.credentials.as_ref().unwrap().1.expose(), "hunter2");
+    assert!(!format!("{config:?}{}", config.to_toml()).contains("hunter2"));
+}
+
+#[test]
 fn a_section_must_be_a_table() {
     let problems = from("server = 5\n", &[("PIXELGATE_SERVER__WORKERS", "2")]).unwrap_err();
     assert!(problems.len() == 1 && problems[0].starts_with("server: "), "{problems:?}");

@@ -21,6 +21,9 @@ const LISTENERS: [&str; 3] = ["server.listen", "ops.listen", "management.listen"
 
 /// Keys that go together.
 const TLS: [&str; 2] = ["server.tls.certificate", "server.tls.key"];
+/// Needed with another format than JSON; and two that are set both or none.
+const SCHEMA_REGISTRY: [&str; 3] =
+    ["kafka.schema_registry.url", "kafka.schema_registry.username", "kafka.schema_registry.password"];
 
 /// By path; each key is in it.
 #[derive(Clone, PartialEq, Debug)]
@@ -128,8 +131,19 @@ impl Words {
     fn relate(&self, problems: &mut Vec<Problem>) {
         self.cookie(problems);
         let is_set = |path| *self.get(path) != Word::Unset;
+        let lacks = |problems: &[Problem], path| !is_set(path) && !problems.iter().any(|problem| problem.key == path);
+        let format = self.text("kafka.format");
+        if format != "json" && lacks(problems, SCHEMA_REGISTRY[0]) {
+            let text = format!("missing, and needed with kafka.format = \"{format}\"; {}", upstream::ALLOWED);
+            problems.push(Problem::new(SCHEMA_REGISTRY[0], text));
+        }
+        for (path, other) in [(SCHEMA_REGISTRY[1], SCHEMA_REGISTRY[2]), (SCHEMA_REGISTRY[2], SCHEMA_REGISTRY[1])] {
+            if is_set(other) && lacks(problems, path) {
+                problems.push(Problem::new(path, format!("missing; allowed is one, together with {other}")));
+            }
+        }
         for (path, other) in TLS.into_iter().zip(TLS.into_iter().rev()) {
-            if is_set(other) && !is_set(path) && !problems.iter().any(|problem| problem.key == path) {
+            if is_set(other) && lacks(problems, path) {
                 let text = format!("missing, and needed with {other}; allowed is the path of a PEM file");
                 problems.push(Problem::new(path, text));
             }

@@ -23,6 +23,8 @@ pub(super) enum Fault {
     Quota,
     /// Size or content of a record.
     Record,
+    /// Not Kafka: the schema registry gives no id.
+    SchemaRegistry,
     /// Not Kafka: the journal can't be read, or a record can't be parked.
     Disk,
 }
@@ -96,6 +98,7 @@ impl Doubt {
             Fault::Clock => Cause::Clock,
             // A limit that no record of the topic meets is a policy of the cluster: docs/decisions/0006-parking.md.
             Fault::Quota | Fault::Record => Cause::Quota,
+            Fault::SchemaRegistry => Cause::SchemaRegistry,
             Fault::Disk => Cause::Damage,
         }
     }

@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::cursor::{KafkaCursor, Standing};
+use super::encoding::Encoder;
 use super::fault::{self, Doubt, Fault};
 use super::message::{self, headers, key_of};
 use super::sink::{Care, Session, Sink};
@@ -22,7 +23,7 @@ use super::wait::{STEPS, WATCHDOG_GRACE, Wait};
 use super::within::CALLS;
 use super::{Delivery, Options};
 use crate::journal::{Entry, Journal};
-use crate::record::Position;
+use crate::record::{Kind, Position};
 
 /// Questions that a new client asks at most: metadata, cluster, topic (and a topic to be made), standing.
 const QUESTIONS: u32 = 8;
@@ -103,19 +104,36 @@ impl ProducerContext for Context {
 
 /// The cluster of the config.
 pub(super) struct Cluster {
-    pub(super) options: Options,
+    options: Options,
     /// `transactional.id` and `group.id`.
-    pub(super) identity: String,
-    pub(super) journal: Journal,
+    identity: String,
+    journal: Journal,
+    /// Made once a run: a registry that goes away then changes nothing.
+    encoder: Option<Arc<Encoder>>,
+}
+
+impl Cluster {
+    pub(super) fn new(options: Options, identity: String, journal: Journal) -> Cluster {
+        Cluster { options, identity, journal, encoder: None }
+    }
+
+    fn encoder(&mut self) -> Result<Option<Arc<Encoder>>, Doubt> {
+        if self.encoder.is_none() {
+            let encoder = Encoder::connect(&self.options, &self.options.events_topic, Kind::Event)?;
+            self.encoder = encoder.map(Arc::new);
+        }
+        Ok(self.encoder.clone())
+    }
 }
 
 impl Sink for Cluster {
     fn connect(&mut self, care: Care) -> Result<Box<dyn Session>, Doubt> {
+        let encoder = self.encoder()?;
         let (options, identity, journal) = (self.options.clone(), self.identity.clone(), self.journal.clone());
         // Each of its questions has a limit of its own; this is for those that the library doesn't keep to.
         let limit = QUESTIONS * ASK + 4 * self.options.transaction_timeout + WATCHDOG_GRACE;
         let client = within("connecting", limit, move || Client::connect(&options, &identity, &journal, care));
-        Ok(Box::new(client?))
+        Ok(Box::new(Client { encoder, ..client? }))
     }
 }
 
@@ -164,6 +182,8 @@ struct Client {
     open: bool,
     /// `ce_source`, with `kafka.cloudevents`.
     source: Option<String>,
+    /// Of values that aren't what lies in the journal.
+    encoder: Option<Arc<Encoder>>,
 }
 
 impl Client {
@@ -189,7 +209,8 @@ impl Client {
         let producer = connect_producer(&base, options, identity, &context, care)?;
         let (options, identity) = (options.clone(), identity.to_owned());
         let (consumer, source) = (Arc::new(consumer), options.cloudevents.then(|| message::source(&identity)));
-        Ok(Client { options, identity, producer, consumer, context, cluster_id, care, open: false, source })
+        let (open, encoder) = (false, None);
+        Ok(Client { options, identity, producer, consumer, context, cluster_id, care, open, source, encoder })
     }
 
     fn is_transactional(&self) -> bool {
@@ -317,16 +338,17 @@ impl Session for Client {
             self.producer.begin_transaction().map_err(|error| Doubt::of("begin", &error))?;
             self.open = true;
         }
+        let encoded = self.encoder.as_ref().map(|encoder| encoder.encode(entry)).transpose()?;
         let mut text = [0; 36];
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(&self.options.events_topic, entry.position.0 as usize)
-                .payload(entry.body)
+                .payload(encoded.as_deref().unwrap_or(entry.body))
                 .timestamp(entry.head.time_ms as i64);
         if let Some(key) = key_of(self.options.key, entry, &mut text) {
             record = record.key(key);
         }
         if let Some(source) = &self.source {
-            record = record.headers(headers(source, entry));
+            record = record.headers(headers(source, self.options.format, entry));
         }
         let mut wait = Wait::new(&self.options);
         loop {

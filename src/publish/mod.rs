@@ -5,8 +5,9 @@
 //! its records and the new cursor; after its commit the local copy is fsynced. Any doubt drops the client and connects
 //! again: what the cursor in Kafka says then is what happened. Only a refusal of a record for its size or content is
 //! handled within a session: tried in parts until one record is refused alone, which is parked (`parked`). Events are
-//! sent as they lie in the journal; nothing is parsed. Rejected records have a side lane (`rejects`), and so have
-//! reports of what is complete (`progress`, with the workers' word by `frontier`).
+//! sent as they lie in the journal, and nothing is parsed, unless `kafka.format` wants another `encoding`, whose
+//! schemas are in the `schema_registry`. Rejected records have a side lane (`rejects`), and so have reports of what is
+//! complete (`progress`, with the workers' word by `frontier`).
 //!
 //! `retry` offers parked records again. `sink` is the seam to Kafka, `kafka` the client library behind it, `fault` the
 //! one table of its error codes.
@@ -14,6 +15,7 @@
 mod ahead;
 pub mod ask;
 pub mod cursor;
+mod encoding;
 mod fault;
 pub mod frontier;
 mod kafka;
@@ -24,6 +26,7 @@ pub mod properties;
 mod refusal;
 mod rejects;
 pub mod retry;
+mod schema_registry;
 mod side;
 mod sink;
 mod stats;
@@ -42,6 +45,7 @@ use cursor::KafkaCursor;
 use frontier::Frontier;
 use properties::Properties;
 use rejects::Lane;
+pub use schema_registry::SchemaRegistry;
 pub use stats::{Cause, ErrorKind, Stats};
 use work::{StopAt, Work};
 
@@ -76,6 +80,17 @@ pub enum Key {
     RecordId,
 }
 
+/// `kafka.format`: what values are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// As they lie in the journal.
+    Json,
+    /// Avro in Confluent's frame.
+    Avro,
+    /// Protobuf in Confluent's frame.
+    Protobuf,
+}
+
 /// How records are published.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -95,6 +110,10 @@ pub struct Options {
     pub replication_factor: i32,
     /// `kafka.key`.
     pub key: Key,
+    /// `kafka.format`.
+    pub format: Format,
+    /// `kafka.schema_registry.*`; there unless `format` is JSON.
+    pub schema_registry: Option<SchemaRegistry>,
     /// `kafka.cloudevents`: records have the headers of a CloudEvent.
     pub cloudevents: bool,
     /// `kafka.transaction_timeout`.
@@ -166,7 +185,7 @@ impl Publisher {
     ) -> std::io::Result<Publisher> {
         let (stats, stop_at) = (Arc::new(Stats::default()), Arc::new(StopAt::never()));
         let identity = identity(node_id, &journal);
-        let cluster = kafka::Cluster { options: options.clone(), identity: identity.clone(), journal: journal.clone() };
+        let cluster = kafka::Cluster::new(options.clone(), identity.clone(), journal.clone());
         let mut lane = Lane::start(&options, &identity, stats.clone(), clock.clone())?;
         let reporter = reporter(&options, node_id, &journal, &stats, &clock);
         let work = Work::new(

@@ -12,13 +12,14 @@ use std::time::Duration;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use super::encoding::Encoder;
 use super::fault::{Doubt, Fault};
 use super::side::{self, Failures};
 use super::stats::Stats;
 use super::topics::make_sure_of;
 use super::{Options, kafka, message};
 use crate::journal::Entry;
-use crate::record::Position;
+use crate::record::{Kind, Position};
 use crate::time::Clock;
 
 /// Records that may wait for the lane: four seconds' worth of what a gateway keeps at most.
@@ -112,11 +113,12 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        let mut encoder = None;
         let failed = Failures::counted(self.stats.clone(), |stats| &stats.rejects_dropped);
         loop {
-            match self.connect(failed.clone()) {
+            match self.connect(failed.clone(), &mut encoder) {
                 Ok(producer) => {
-                    if self.serve(&producer, &failed) {
+                    if self.serve(&producer, encoder.as_ref(), &failed) {
                         // The end: what is under way has a moment left.
                         let _ = producer.flush(FLUSH);
                         return;
@@ -130,7 +132,11 @@ impl Worker {
         }
     }
 
-    fn connect(&self, failed: Failures) -> Result<BaseProducer<Failures>, Doubt> {
+    /// The encoder is made once.
+    fn connect(&self, failed: Failures, encoder: &mut Option<Encoder>) -> Result<BaseProducer<Failures>, Doubt> {
+        if encoder.is_none() {
+            *encoder = Encoder::connect(&self.options, &self.topic, Kind::Rejected)?;
+        }
         let base = kafka::base(&self.options);
         let mut config = kafka::producer(&base, &self.options);
         // Plain: without transactions there is nothing that a sequence could save.
@@ -142,11 +148,11 @@ impl Worker {
     }
 
     /// Sends what comes. `true` at the end, `false` if the client or the topic is no longer usable.
-    fn serve(&mut self, producer: &BaseProducer<Failures>, failed: &Failures) -> bool {
+    fn serve(&mut self, producer: &BaseProducer<Failures>, encoder: Option<&Encoder>, failed: &Failures) -> bool {
         loop {
             match self.receiver.recv_timeout(IDLE) {
                 Ok(reject) => {
-                    if let Err(doubt) = self.send(producer, &reject) {
+                    if let Err(doubt) = self.send(producer, encoder, &reject) {
                         self.stats.rejects_dropped.fetch_add(1, Ordering::Relaxed);
                         self.say(&doubt);
                         if doubt.fault != Fault::Record {
@@ -164,17 +170,19 @@ impl Worker {
         }
     }
 
-    fn send(&self, producer: &BaseProducer<Failures>, reject: &Reject) -> Result<(), Doubt> {
+    fn send(&self, producer: &BaseProducer<Failures>, encoder: Option<&Encoder>, reject: &Reject) -> Result<(), Doubt> {
         let (head, key, body) = &reject.entry;
         let entry = Entry { position: Position(0), head: *head, key, body };
+        let encoded = encoder.map(|encoder| encoder.encode(&entry)).transpose()?;
+        let value = encoded.as_deref().unwrap_or(entry.body);
         let mut text = [0; 36];
         let mut record: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(&self.topic).payload(&body[..]).timestamp(head.time_ms as i64);
+            BaseRecord::to(&self.topic).payload(value).timestamp(head.time_ms as i64);
         if let Some(key) = message::key_of(self.options.key, &entry, &mut text) {
             record = record.key(key);
         }
         if let Some(source) = &self.source {
-            record = record.headers(message::headers(source, &entry));
+            record = record.headers(message::headers(source, self.options.format, &entry));
         }
         loop {
             match producer.send(record) {

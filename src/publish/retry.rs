@@ -45,7 +45,7 @@ impl From<Doubt> for RetryError {
 /// Offers all parked records of a directory that is ours.
 pub fn retry(options: Options, node_id: &str, journal: Journal, clock: Arc<dyn Clock>) -> Result<Retried, RetryError> {
     let identity = identity(node_id, &journal);
-    let cluster = kafka::Cluster { options: options.clone(), identity: identity.clone(), journal: journal.clone() };
+    let cluster = kafka::Cluster::new(options.clone(), identity.clone(), journal.clone());
     let (stats, never) = (Arc::new(Stats::default()), Arc::new(StopAt::never()));
     let work = Work::new(Box::new(cluster), options, identity, journal, stats, never, clock, Box::new(|_| {}));
     Ok(work.retry()?)

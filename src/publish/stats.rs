@@ -26,6 +26,8 @@ pub enum Cause {
     Quota,
     /// Another process publishes with this identity.
     Fenced,
+    /// The schema registry gives no id for the records' schema.
+    SchemaRegistry,
     /// `journal.on_damage = "stop"`, or a disk that can't be read.
     Damage,
 }
@@ -65,7 +67,7 @@ pub struct Stats {
 
 impl Stats {
     /// The words of all causes, as metric labels.
-    pub const CAUSES: [(&'static str, Cause); 9] = [
+    pub const CAUSES: [(&'static str, Cause); 10] = [
         ("unreachable", Cause::Unreachable),
         ("authentication", Cause::Authentication),
         ("authorization", Cause::Authorization),
@@ -74,6 +76,7 @@ impl Stats {
         ("clock", Cause::Clock),
         ("quota", Cause::Quota),
         ("fenced", Cause::Fenced),
+        ("schema_registry", Cause::SchemaRegistry),
         ("damage", Cause::Damage),
     ];
 

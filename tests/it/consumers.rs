@@ -3,11 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -20,10 +18,9 @@ use super::consumer::each_committed;
 use super::document::{block, requirements, words};
 use super::gateway::{PIXEL, Site, free_address};
 use super::python;
+use super::running::{Running, directory, wait};
 use super::scene::{self, wait_until_published};
 use super::shim::Shim;
-
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Events that were received two hours before they were published, and all.
 pub const LATE: usize = 3;
@@ -162,38 +159,6 @@ fn abort(broker: &Broker, topic: &str) {
     }
     producer.flush(patience).unwrap();
     producer.abort_transaction(patience).unwrap();
-}
-
-/// A process that is killed at the end.
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command, log: &Path) -> Running {
-        let log = fs::File::options().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        Running(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// Waits for a program that starts slowly on a busy machine.
-fn wait(what: &str, log: &Path, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        let said = || fs::read_to_string(log).unwrap_or_default();
-        assert!(Instant::now() < deadline, "never: {what}; it said: {}", said());
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn directory() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("consumer-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 #[test]

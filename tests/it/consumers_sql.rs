@@ -9,11 +9,8 @@ use serde_json::Value;
 
 use super::consumers::{CONVERSIONS, EVENTS, LATE, Published};
 use super::document::{block, requirements, words};
+use super::running::directory;
 use super::{maven, python};
-
-fn directory() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("consumer-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
 
 /// What a command says on stdout.
 fn said(command: &mut Command) -> String {

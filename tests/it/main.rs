@@ -30,6 +30,7 @@ mod dedup;
 mod diagnostics;
 mod dirty;
 mod disk;
+mod encodings;
 mod feed;
 mod fidelity;
 mod filters;
@@ -139,7 +140,11 @@ mod python;
 #[cfg(feature = "e2e")]
 mod refusal;
 #[cfg(feature = "e2e")]
+mod running;
+#[cfg(feature = "e2e")]
 mod scene;
+#[cfg(feature = "e2e")]
+mod schemas;
 #[cfg(feature = "e2e")]
 mod secure;
 #[cfg(feature = "e2e")]

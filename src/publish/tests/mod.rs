@@ -77,6 +77,8 @@ fn options() -> Options {
         events_topic: "events".into(),
         rejected_topic: Some("rejected".into()),
         progress_topic: None,
+        format: Format::Json,
+        schema_registry: None,
         cloudevents: false,
         partitions: -1,
         replication_factor: -1,

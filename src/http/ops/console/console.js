@@ -29,7 +29,7 @@
     unreachable: "no broker answers", authentication: "credentials are refused", authorization: "an ACL is missing",
     unknown_topic: "the topic is missing", cursor_partition: "the cursor's partition is missing",
     clock: "the broker refuses the time", quota: "a quota or limit of the topic", fenced: "another gateway publishes " +
-    "under this identity", damage: "damaged records wait for a person"
+    "under this identity", schema_registry: "the schema registry gives no id", damage: "damaged records wait for a person"
   };
 
   var token = null, stream = null, only = null, pixelsTimer = null, last = null;
