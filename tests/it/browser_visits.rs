@@ -79,12 +79,24 @@ fn the_tag_takes_little_of_a_pages_time() {
     let busy = "<script>fetch('/x', {method: 'POST', body: 'a'}); document.cookie; new Image().src = '/y'; \
                 navigator.sendBeacon('/z', 'a'); /a(b)?/.exec('cab'); addEventListener('online', function () {}); \
                 encodeURIComponent(JSON.stringify({a: 1}));</script>";
-    let shop = Shop::open(&site, &[("/bare", "", &tag), ("/busy", "", &format!("{busy}{tag}"))]);
+    // What any tag takes: nothing but the same request, in a task of its own.
+    let options = format!("{{method: 'POST', body: 'id={PIXEL}', keepalive: true, credentials: 'include'}}");
+    let least = format!("setTimeout(function () {{ fetch('//{{px}}/offsite_event.php', {options}); }});");
+    let floor = "<script async src=\"/least/fp.js\"></script>";
+    let shop = Shop::open(
+        &site,
+        &[
+            ("/bare", "", &tag),
+            ("/busy", "", &format!("{busy}{tag}")),
+            ("/least", "", &format!("{busy}{floor}")),
+            ("/least/fp.js", "", &least),
+        ],
+    );
     let browser = Browser::traced();
     let (rounds, mut visited) = (visits(3).min(100), 0);
     for slowdown in [1, 4] {
         browser.devtools("Emulation.setCPUThrottlingRate", &json!({"rate": slowdown}));
-        for path in ["/bare", "/busy"] {
+        for path in ["/bare", "/busy", "/least"] {
             let mut took = Vec::new();
             for _ in 0..rounds {
                 browser.visit("about:blank");
