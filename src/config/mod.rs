@@ -297,7 +297,11 @@ fn kafka(from: &Words) -> publish::Options {
     }
 }
 
+/// None for JSON: it is not asked then.
 fn schema_registry(from: &Words) -> Option<publish::SchemaRegistry> {
+    if from.text("kafka.format") == "json" {
+        return None;
+    }
     let base = upstream::Base::parse(from.optional_text("kafka.schema_registry.url")?)?;
     let user = from.optional_text("kafka.schema_registry.username").map(str::to_owned);
     let password = from.optional_secret("kafka.schema_registry.password").cloned();

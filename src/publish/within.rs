@@ -1,8 +1,8 @@
 //! Calls of the client library that may never return, each on a thread of its own and with a limit.
 //!
 //! `send_offsets_to_transaction` waits for ever if the group's coordinator leaves the cluster, whatever its time-out
-//! says (librdkafka 2.12.1, its issues 5456 and 5511). And all of its waits are by the wall clock: one that is set back
-//! by two hours makes each wait that has begun two hours longer, those of its own threads included. Who gives up on a
+//! says (librdkafka 2.12.1, its issues 5456 and 5511). And where `waits.c` is not (musl), all of its waits are by the
+//! wall clock: one that is set back by two hours makes each that has begun two hours longer. Who gives up on a
 //! call drops the client and connects again; the thread keeps its share of the old client until the call returns. A new
 //! client fences the old one, so that nothing that such a call still does can count.
 
