@@ -149,7 +149,8 @@
     figure(list, "Accepted", count(accepted), rate ? rate.toFixed(1) + " a second" : "since the start");
     figure(list, "Rejected", count(rejected), "since the start", rejected ? "warn" : "");
     var all = accepted + copies;
-    figure(list, "Duplicates", all ? (100 * copies / all).toFixed(1) + " %" : "–", count(copies) + " copies by event id");
+    figure(list, "Duplicates", all ? (100 * copies / all).toFixed(1) + " %" : "–", count(copies) + (copies == 1 ? " copy" : " copies") +
+      " by event id");
     figure(list, "Ignored", count(ignored), "HEAD, prefetch, GPC, consent");
     figure(list, "Journal", bytes(now.pixelgate_journal_bytes || 0), bytes(used) + " unpublished of " + bytes(max), "",
       { value: Math.min(1, used / max), label: "Unpublished part of journal.max_bytes" });
