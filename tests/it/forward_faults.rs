@@ -226,13 +226,11 @@ fn events_do_not_wait_for_calls_that_hang() {
 
 #[test]
 fn a_client_that_does_not_read_loses_its_reply_and_nobody_else_s() {
-    let upstream = Upstream::start(|seen| match seen.line.contains("/1 ") {
-        true => {
-            let mut bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 60000000\r\n\r\n".to_vec();
-            // Not by `resize`, which takes a debug build longer than the wait below.
-            bytes.extend_from_slice("x".repeat(60_000_000).as_bytes());
-            Act::Say(bytes)
-        }
+    // Made before it is asked for: a busy machine can take longer for it than the limit below.
+    let mut large = b"HTTP/1.1 200 OK\r\nContent-Length: 60000000\r\n\r\n".to_vec();
+    large.extend_from_slice("x".repeat(60_000_000).as_bytes());
+    let upstream = Upstream::start(move |seen| match seen.line.contains("/1 ") {
+        true => Act::Say(large.clone()),
         false => json("[]"),
     });
     let site = proxy_site(&upstream, "upstream_timeout = \"1s\"");
