@@ -10,6 +10,7 @@ use crate::config::units::write_bytes;
 use crate::filesystem::{self, Verdict};
 use crate::http::tls::Pair;
 use crate::journal::frame::MAX_RECORD_BYTES;
+use crate::publish::Encoding;
 use crate::publish::ask::{self, Answer};
 use crate::registry::{self, commands};
 use crate::time::{Clock, SystemClock};
@@ -132,7 +133,7 @@ pub fn upstream_answers(config: &Config) -> Option<Finding> {
 
 /// Whether the schema registry can be reached, and its password would not cross a network for all to read. Blocks.
 pub fn schema_registry(config: &Config) -> Vec<Finding> {
-    let Some(registry) = &config.kafka.schema_registry else { return Vec::new() };
+    let Some(Encoding { registry, .. }) = &config.kafka.encoding else { return Vec::new() };
     let said = |text: String| Finding::Warning(format!("kafka.schema_registry.url: {text}"));
     let exposed = (registry.credentials.is_some() && registry.base.is_exposed())
         .then(|| said("http to another machine, so the password crosses the network in clear text; use https".into()));

@@ -282,34 +282,24 @@ fn kafka(from: &Words) -> publish::Options {
         progress_topic: Some(from.text("kafka.progress_topic")).filter(|topic| !topic.is_empty()),
         partitions: from.number("kafka.partitions") as i32,
         replication_factor: from.number("kafka.replication_factor") as i32,
-        format: from.choice(
-            "kafka.format",
-            &[
-                ("json", publish::Format::Json),
-                ("avro", publish::Format::Avro),
-                ("protobuf", publish::Format::Protobuf),
-            ],
-        ),
-        schema_registry: schema_registry(from),
+        encoding: encoding(from),
         cloudevents: from.truth("kafka.cloudevents"),
         transaction_timeout: from.span("kafka.transaction_timeout"),
         client: from.properties("kafka.client"),
     }
 }
 
-/// None for JSON: it is not asked then.
-fn schema_registry(from: &Words) -> Option<publish::SchemaRegistry> {
-    if from.text("kafka.format") == "json" {
-        return None;
-    }
+/// None for JSON: the registry is not asked then.
+fn encoding(from: &Words) -> Option<publish::Encoding> {
+    let formats =
+        [("json", None), ("avro", Some(publish::Format::Avro)), ("protobuf", Some(publish::Format::Protobuf))];
+    let format = from.choice("kafka.format", &formats)?;
     let base = upstream::Base::parse(from.optional_text("kafka.schema_registry.url")?)?;
     let user = from.optional_text("kafka.schema_registry.username").map(str::to_owned);
     let password = from.optional_secret("kafka.schema_registry.password").cloned();
-    Some(publish::SchemaRegistry {
-        base,
-        credentials: user.zip(password),
-        auto_register: from.truth("kafka.schema_registry.auto_register"),
-    })
+    let auto_register = from.truth("kafka.schema_registry.auto_register");
+    let registry = publish::SchemaRegistry { base, credentials: user.zip(password), auto_register };
+    Some(publish::Encoding { format, registry })
 }
 
 fn learning(from: &Words) -> registry::Learning {

@@ -235,9 +235,9 @@ fn other_formats_need_a_schema_registry() {
 
     let toml = format!("[kafka]\nformat = 'protobuf'\n{one}username = 'a'\n");
     let config = from(&toml, &[("PIXELGATE_KAFKA__SCHEMA_REGISTRY__PASSWORD", "hunter2")]).unwrap();
-    let registry = config.kafka.schema_registry.as_ref().unwrap();
-    assert_eq!((config.kafka.format, registry.auto_register), (crate::publish::Format::Protobuf, true));
-    assert_eq!(registry.credentials.as_ref().unwrap().1.expose(), "hunter2");
+    let encoding = config.kafka.encoding.as_ref().unwrap();
+    assert_eq!((encoding.format, encoding.registry.auto_register), (crate::publish::Format::Protobuf, true));
+    assert_eq!(encoding.registry.credentials.as_ref().unwrap().1.expose(), "hunter2");
     assert!(!format!("{config:?}{}", config.to_toml()).contains("hunter2"));
 }
 

@@ -118,9 +118,9 @@ impl Cluster {
     }
 
     fn encoder(&mut self) -> Result<Option<Arc<Encoder>>, Doubt> {
-        if self.encoder.is_none() {
-            let encoder = Encoder::connect(&self.options, &self.options.events_topic, Kind::Event)?;
-            self.encoder = encoder.map(Arc::new);
+        if let (Some(encoding), None) = (&self.options.encoding, &self.encoder) {
+            let encoder = Encoder::connect(encoding, &self.options.events_topic, Kind::Event)?;
+            self.encoder = Some(Arc::new(encoder));
         }
         Ok(self.encoder.clone())
     }
@@ -348,7 +348,7 @@ impl Session for Client {
             record = record.key(key);
         }
         if let Some(source) = &self.source {
-            record = record.headers(headers(source, self.options.format, entry));
+            record = record.headers(headers(source, self.options.encoding.as_ref(), entry));
         }
         let mut wait = Wait::new(&self.options);
         loop {

@@ -6,7 +6,7 @@
 use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
 
-use super::{Format, Key, encoding};
+use super::{Encoding, Key, encoding};
 use crate::journal::Entry;
 use crate::record::Kind;
 use crate::time::Timestamp;
@@ -25,8 +25,8 @@ pub(super) fn source(identity: &str) -> String {
     format!("/{identity}")
 }
 
-/// The headers of a record of this source, with a value of this format.
-pub(super) fn headers(source: &str, format: Format, entry: &Entry<'_>) -> OwnedHeaders {
+/// The headers of a record of this source, with a value of this encoding.
+pub(super) fn headers(source: &str, encoding: Option<&Encoding>, entry: &Entry<'_>) -> OwnedHeaders {
     let (kind, schema) = match entry.head.kind {
         Kind::Event => ("pixelgate.event.v1", "urn:pixelgate:schema:pixelgate.event.v1"),
         Kind::Rejected => ("pixelgate.rejected.v1", "urn:pixelgate:schema:pixelgate.rejected.v1"),
@@ -34,7 +34,7 @@ pub(super) fn headers(source: &str, format: Format, entry: &Entry<'_>) -> OwnedH
     let (mut id, time) = ([0; 36], Timestamp(entry.head.time_ms).rfc3339());
     let id = Uuid::from_bytes(entry.head.id).hyphenated().encode_lower(&mut id).as_bytes();
     let attributes: [(&str, &[u8]); 7] = [
-        ("content-type", encoding::content_type(format).as_bytes()),
+        ("content-type", encoding::content_type(encoding).as_bytes()),
         ("ce_specversion", b"1.0"),
         ("ce_type", kind.as_bytes()),
         ("ce_source", source.as_bytes()),
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn headers_are_a_cloud_event_s_attributes() {
         for (kind, word) in [(Kind::Event, "pixelgate.event.v1"), (Kind::Rejected, "pixelgate.rejected.v1")] {
-            let headers = headers(&source("pixelgate.gw-1.00ff"), Format::Json, &entry(kind, b""));
+            let headers = headers(&source("pixelgate.gw-1.00ff"), None, &entry(kind, b""));
             let found: Vec<(&str, &str)> =
                 headers.iter().map(|header| (header.key, str::from_utf8(header.value.unwrap()).unwrap())).collect();
             let schema = format!("urn:pixelgate:schema:{word}");

@@ -42,6 +42,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cursor::KafkaCursor;
+pub use encoding::{Encoding, Format};
 use frontier::Frontier;
 use properties::Properties;
 use rejects::Lane;
@@ -80,17 +81,6 @@ pub enum Key {
     RecordId,
 }
 
-/// `kafka.format`: what values are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
-    /// As they lie in the journal.
-    Json,
-    /// Avro in Confluent's frame.
-    Avro,
-    /// Protobuf in Confluent's frame.
-    Protobuf,
-}
-
 /// How records are published.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -110,10 +100,8 @@ pub struct Options {
     pub replication_factor: i32,
     /// `kafka.key`.
     pub key: Key,
-    /// `kafka.format`.
-    pub format: Format,
-    /// `kafka.schema_registry.*`; there unless `format` is JSON.
-    pub schema_registry: Option<SchemaRegistry>,
+    /// `kafka.format` and `kafka.schema_registry.*`; `None`: values are what lies in the journal.
+    pub encoding: Option<Encoding>,
     /// `kafka.cloudevents`: records have the headers of a CloudEvent.
     pub cloudevents: bool,
     /// `kafka.transaction_timeout`.

@@ -134,8 +134,8 @@ impl Worker {
 
     /// The encoder is made once.
     fn connect(&self, failed: Failures, encoder: &mut Option<Encoder>) -> Result<BaseProducer<Failures>, Doubt> {
-        if encoder.is_none() {
-            *encoder = Encoder::connect(&self.options, &self.topic, Kind::Rejected)?;
+        if let (Some(encoding), None) = (&self.options.encoding, &*encoder) {
+            *encoder = Some(Encoder::connect(encoding, &self.topic, Kind::Rejected)?);
         }
         let base = kafka::base(&self.options);
         let mut config = kafka::producer(&base, &self.options);
@@ -182,7 +182,7 @@ impl Worker {
             record = record.key(key);
         }
         if let Some(source) = &self.source {
-            record = record.headers(message::headers(source, self.options.format, &entry));
+            record = record.headers(message::headers(source, self.options.encoding.as_ref(), &entry));
         }
         loop {
             match producer.send(record) {

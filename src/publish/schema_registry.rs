@@ -43,7 +43,7 @@ pub(super) fn id_of(registry: &SchemaRegistry, topic: &str, format: Format, sche
     let (registry, subject) = (registry.clone(), format!("{topic}-value"));
     let question = match format {
         Format::Protobuf => json!({"schemaType": "PROTOBUF", "schema": schema}),
-        Format::Avro | Format::Json => json!({"schema": schema}),
+        Format::Avro => json!({"schema": schema}),
     };
     let ask = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

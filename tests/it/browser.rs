@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::client::Client;
-use super::gateway::{PATIENCE, Site, until};
+use super::gateway::{Site, until, until_or};
 use super::upstream::{Act, Upstream};
 
 const INSTALL: &str = "the e2e tests need Chromium and its driver: apt-get install chromium chromium-driver";
@@ -216,11 +216,7 @@ pub fn events(site: &Site, count: usize) -> Vec<Value> {
         let exported = site.run(&["journal", "export"]).stdout;
         String::from_utf8(exported).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while read().len() < count {
-        assert!(std::time::Instant::now() < deadline, "{count} events in time: {:#?}", read());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until_or(|| format!("{count} events in the journal: {:#?}", read()), || read().len() >= count);
     // One too many has to be given the time to come: absence can't be waited for.
     std::thread::sleep(Duration::from_millis(300));
     let found = read();

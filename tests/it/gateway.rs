@@ -246,10 +246,15 @@ fn without_settings(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Polls until something holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_or(|| what.to_owned(), holds);
+}
+
+/// The same; what is told if it doesn't is made then.
+pub fn until_or(told: impl Fn() -> String, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
+        assert!(Instant::now() < deadline, "not in time: {}", told());
         thread::sleep(STEP);
     }
 }

@@ -11,11 +11,28 @@ mod protobuf;
 mod record;
 
 use super::fault::{Doubt, Fault};
-use super::schema_registry;
-use super::{Format, Options};
+use super::schema_registry::{self, SchemaRegistry};
 use crate::journal::Entry;
 use crate::record::Kind;
 use record::Record;
+
+/// `kafka.format`, where it isn't `json`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// Avro in Confluent's frame.
+    Avro,
+    /// Protobuf in Confluent's frame.
+    Protobuf,
+}
+
+/// What values are instead of what lies in the journal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Encoding {
+    /// Their format.
+    pub format: Format,
+    /// Who has their schemas.
+    pub registry: SchemaRegistry,
+}
 
 /// A format's writer. It is told a record's members in the schema's order; `number` is the field's in Protobuf.
 trait Writer {
@@ -45,13 +62,11 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for the records of a topic, with the registry's id of their schema; `None` for JSON. Asks the
-    /// registry, so it blocks.
-    pub(super) fn connect(options: &Options, topic: &str, kind: Kind) -> Result<Option<Encoder>, Doubt> {
-        let Some(registry) = &options.schema_registry else { return Ok(None) };
-        let Some(schema) = schema(options.format, kind) else { return Ok(None) };
-        let id = schema_registry::id_of(registry, topic, options.format, schema)?;
-        Ok(Some(Encoder::new(options.format, id)))
+    /// An encoder for the records of a topic, with the registry's id of their schema. Asks the registry, so it blocks.
+    pub(super) fn connect(encoding: &Encoding, topic: &str, kind: Kind) -> Result<Encoder, Doubt> {
+        let Encoding { format, registry } = encoding;
+        let id = schema_registry::id_of(registry, topic, *format, schema(*format, kind))?;
+        Ok(Encoder::new(*format, id))
     }
 
     fn new(format: Format, id: u32) -> Encoder {
@@ -69,7 +84,7 @@ impl Encoder {
         value.extend_from_slice(&self.frame);
         let record = Record::parse(entry.body).and_then(|record| match self.format {
             Format::Avro => record.write(entry.head, &mut avro::Avro(&mut value)),
-            Format::Json | Format::Protobuf => record.write(entry.head, &mut protobuf::Protobuf(&mut value)),
+            Format::Protobuf => record.write(entry.head, &mut protobuf::Protobuf(&mut value)),
         });
         let doubt = |why| Doubt::text(Fault::Record, format!("the record can't be encoded: {why}"));
         record.map_err(|why| doubt(why).by(Some(entry.position)))?;
@@ -78,22 +93,21 @@ impl Encoder {
 }
 
 /// What a value is, for the header `content-type`.
-pub(super) fn content_type(format: Format) -> &'static str {
-    match format {
-        Format::Json => "application/json",
-        Format::Avro => "application/vnd.confluent.avro",
-        Format::Protobuf => "application/vnd.confluent.protobuf",
+pub(super) fn content_type(encoding: Option<&Encoding>) -> &'static str {
+    match encoding.map(|encoding| encoding.format) {
+        None => "application/json",
+        Some(Format::Avro) => "application/vnd.confluent.avro",
+        Some(Format::Protobuf) => "application/vnd.confluent.protobuf",
     }
 }
 
-/// The schema of a kind of record, as the registry gets it; JSON has none there.
-fn schema(format: Format, kind: Kind) -> Option<&'static str> {
+/// The schema of a kind of record, as the registry gets it.
+fn schema(format: Format, kind: Kind) -> &'static str {
     match (format, kind) {
-        (Format::Json, _) => None,
-        (Format::Avro, Kind::Event) => Some(include_str!("../../../docs/schema/event.v1.avsc")),
-        (Format::Avro, Kind::Rejected) => Some(include_str!("../../../docs/schema/rejected.v1.avsc")),
-        (Format::Protobuf, Kind::Event) => Some(include_str!("../../../docs/schema/event.v1.proto")),
-        (Format::Protobuf, Kind::Rejected) => Some(include_str!("../../../docs/schema/rejected.v1.proto")),
+        (Format::Avro, Kind::Event) => include_str!("../../../docs/schema/event.v1.avsc"),
+        (Format::Avro, Kind::Rejected) => include_str!("../../../docs/schema/rejected.v1.avsc"),
+        (Format::Protobuf, Kind::Event) => include_str!("../../../docs/schema/event.v1.proto"),
+        (Format::Protobuf, Kind::Rejected) => include_str!("../../../docs/schema/rejected.v1.proto"),
     }
 }
 

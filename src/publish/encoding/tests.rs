@@ -19,7 +19,7 @@ fn encode(format: Format, record: &Value, kind: Kind) -> Result<Vec<u8>, Doubt> 
 }
 
 fn avro_schema(kind: Kind) -> apache_avro::Schema {
-    apache_avro::Schema::parse_str(schema(Format::Avro, kind).unwrap()).unwrap()
+    apache_avro::Schema::parse_str(schema(Format::Avro, kind)).unwrap()
 }
 
 /// The JSON record that an Avro value stands for.
