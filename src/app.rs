@@ -37,6 +37,7 @@ use crate::journal::{Health, Journal, OpenError};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{ClaimError, Node};
+use crate::policy::Policies;
 use crate::publish::frontier::{Frontier, Member};
 use crate::publish::{self, Publisher};
 use crate::registry::sync::{self, Sync};
@@ -174,7 +175,9 @@ impl Running {
         let proxies = Arc::new(Proxies::new(config.server.trusted_proxies.clone()));
         let feed = Arc::new(Feed::start(journal.clone()).context("the live feed can't be started")?);
         let frontier = publisher.as_ref().and_then(|publisher| publisher.frontier.clone());
-        let parts = Parts { journal, registry, limits, proxies, metrics, clock, life, pulse, feed, dedup, frontier };
+        let policies = config.ingest.policies.clone();
+        let parts =
+            Parts { journal, registry, limits, policies, proxies, metrics, clock, life, pulse, feed, dedup, frontier };
         let pixels = parts.management(&config, &node)?;
         let sync = pixels.proxy.as_ref().map(|proxy| parts.sync(proxy)).transpose()?;
         let (tls, renewal) = security.map(|security| (security.tls, security.renewal)).unzip();
@@ -329,6 +332,7 @@ struct Parts {
     journal: Journal,
     registry: Arc<Registry>,
     limits: Arc<Limits>,
+    policies: Arc<Policies>,
     proxies: Arc<Proxies>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -456,6 +460,7 @@ impl Parts {
             heartbeat: ops::HEARTBEAT,
             address,
             public,
+            policies: self.policies.clone(),
             renewal,
             management,
             publishing,

@@ -62,6 +62,8 @@ pub struct Accepted {
     pub pixel_id: PixelId,
     /// `test=1`.
     pub is_trial: bool,
+    /// By `Sec-GPC` or `consent=denied` it is without what recognises the visitor again.
+    pub is_anonymous: bool,
     /// What was repaired.
     pub warnings: Warnings,
 }
@@ -295,7 +297,7 @@ impl Ingest {
 
     /// Makes the event's record, unless it has one already.
     fn record(&self, mut event: Event<'_>, client: &Client<'_>, pixel: &Pixel) -> Result<Accepted, Refused> {
-        let (pixel_id, is_trial) = (event.pixel_id, event.test);
+        let (pixel_id, is_trial, is_anonymous) = (event.pixel_id, event.test, client.anonymous);
         if let (Some(dedup), Some(event_id)) = (&self.dedup, event.own_id()) {
             let key = dedup.key(event.pixel_id, event.event_name.as_deref(), event_id, event.test);
             let mut made = None;
@@ -311,10 +313,10 @@ impl Ingest {
                     self.appender.share(ticket)
                 }
             };
-            return Ok(Accepted { receipt, id: made, pixel_id, is_trial, warnings: event.warnings });
+            return Ok(Accepted { receipt, id: made, pixel_id, is_trial, is_anonymous, warnings: event.warnings });
         }
         let (receipt, id) = self.append(&mut event, client, pixel)?;
-        Ok(Accepted { receipt, id: Some(id), pixel_id, is_trial, warnings: event.warnings })
+        Ok(Accepted { receipt, id: Some(id), pixel_id, is_trial, is_anonymous, warnings: event.warnings })
     }
 
     fn append(

@@ -84,6 +84,13 @@ impl Origins {
         named(origin).or_else(|| named(referer)).unwrap_or(self.no_page)
     }
 
+    /// The origin of a page that may report, for who tries the pixel out; `None` where no page needs to be named, or
+    /// none may report.
+    pub fn page(&self) -> Option<String> {
+        let host = self.hosts.first().filter(|_| !self.no_page)?;
+        Some(format!("https://{}{host}", if host.starts_with('.') { "www" } else { "" }))
+    }
+
     fn has(&self, host: &[u8]) -> bool {
         self.hosts.iter().any(|allowed| {
             let allowed = allowed.as_bytes();
@@ -234,6 +241,17 @@ mod tests {
         let header = |text: &'_ str| (!text.is_empty()).then(|| text.as_bytes().to_vec());
         let (origin, referer) = (header(origin), header(referer));
         origins(words).allow(origin.as_deref(), referer.as_deref())
+    }
+
+    #[test]
+    fn the_page_that_it_names_is_allowed() {
+        for words in [&["shop.example"][..], &["*.example.com", "a.example"], &["[::1]"]] {
+            let origins = origins(words);
+            let page = origins.page().unwrap();
+            assert!(origins.allow(Some(page.as_bytes()), None), "{page}");
+        }
+        assert_eq!(origins(&["shop.example", "none"]).page(), None);
+        assert_eq!(origins(&[]).page(), None);
     }
 
     #[test]

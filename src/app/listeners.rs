@@ -13,6 +13,10 @@ use crate::inflight::Inflight;
 use crate::metrics::Metrics;
 use crate::preflight;
 
+/// Connections that wait to be accepted, of each listener; the system's own bound (`net.core.somaxconn`, 4,096 since
+/// Linux 5.4) may be lower.
+const BACKLOG: i32 = 4096;
+
 /// Sockets that listen, each with its address.
 pub(super) struct Listeners {
     pub(super) public: (TcpListener, SocketAddr),
@@ -38,7 +42,13 @@ fn bind(key: &str, address: SocketAddr, passed: Option<TcpListener>) -> anyhow::
             tracing::info!(%address, "{key}: on a socket that was handed over");
             listener
         }
-        None => TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}"))?,
+        None => {
+            let listener = TcpListener::bind(address).with_context(|| format!("{key}: can't listen on {address}"))?;
+            // The standard library asks for 128. Beyond them a visitor's first packet is dropped, and sent again
+            // after a second.
+            rustix::net::listen(&listener, BACKLOG).with_context(|| format!("{key}: can't listen on {address}"))?;
+            listener
+        }
     };
     let address = listener.local_addr()?;
     Ok((listener, address))

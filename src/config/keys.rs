@@ -155,7 +155,8 @@ pub(super) const KEYS: &[Key] = &[
         "journal.retention",
         Span(0, 3650 * DAY),
         "24h",
-        "Published segments are kept this long while room lasts; without Kafka, any segment.",
+        "Published segments are kept this long while room lasts; without Kafka, any segment. The open one is closed at \
+         this age (a minute at least): what is published is gone after twice this time and a minute.",
     ),
     key(
         "journal.on_damage",

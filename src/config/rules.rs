@@ -119,7 +119,7 @@ pub(super) const DOMAIN: Rule = Rule {
 
 /// Where the loader is.
 pub(super) const LOADER: Rule = Rule {
-    allowed: "allowed is a path such as /site.js that ends in .js, of at most 64 letters, digits, '.', '_', '-' and \
+    allowed: "allowed is a path such as /site.js that ends in .js, of at most 24 letters, digits, '.', '_', '-' and \
               '/', where nothing else is, and whose name filter lists don't block as they do fbevents.js",
     fits: tag::is_loader_path,
 };

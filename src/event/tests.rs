@@ -86,6 +86,8 @@ fn the_wild_is_repaired_or_flagged() {
         ),
         ("id=1&ts=1000&st=3000", json!({"occurred_at": "2026-11-24T05:00:39.123Z"})),
         ("id=1&ts=3000&st=1000", json!({"warnings": ["clock_skew"]})),
+        ("id=1&ts=1000", json!({"params": {"ts": "1000"}})),
+        ("id=1&st=1000", json!({})),
     ] {
         assert_eq!(own(&query(text).unwrap()), expected, "{text}");
     }

@@ -282,10 +282,12 @@ impl Worker {
                 self.metrics.warned(*warnings);
             }
             Outcome::Accepted(accepted) => {
-                let Accepted { id, pixel_id, is_trial, warnings, .. } = accepted;
+                let Accepted { id, pixel_id, is_trial, is_anonymous, warnings, .. } = accepted;
                 // The committer counts the others.
                 if id.is_none() {
                     self.metrics.duplicate();
+                } else if *is_anonymous {
+                    self.metrics.anonymised();
                 }
                 self.metrics.warned(*warnings);
                 self.diagnostics.accepted(*pixel_id, *id, *is_trial, *warnings);

@@ -120,6 +120,7 @@ impl<'a> Framing<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(request: &str) -> Option<(usize, usize)> {
         Request::parse(request.as_bytes()).map(|request| (request.bytes, request.body.len()))
@@ -131,6 +132,59 @@ mod tests {
 
     fn post(lines: &str, body: &str) -> String {
         format!("POST /offsite_event HTTP/1.1\r\nHost: x\r\n{lines}\r\n{body}")
+    }
+
+    /// Lines that mean something here, whole or not, and whatever else.
+    fn lines() -> impl Strategy<Value = Vec<u8>> {
+        let known = prop::sample::select(&[
+            "GET /offsite_event.php?id=1 HTTP/1.1\r\n",
+            "POST /offsite_event HTTP/1.1\r\n",
+            "POST /tr/ HTTP/1.1\r\n",
+            "Host: x\r\n",
+            "Content-Length: 3\r\n",
+            "Content-Length: 0",
+            "Transfer-Encoding: chunked\r\n",
+            "X-Forwarded-For: 1.2.3.4\r\n",
+            "Connection: close\r\n",
+            "Cookie: _fbp=fb.1.2.3\r\n",
+            "\r\n",
+            "\n",
+            " ",
+            ":",
+            "abc",
+        ]);
+        let piece = prop_oneof![
+            6 => known.prop_map(|text| text.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..40),
+        ];
+        prop::collection::vec(piece, 1..10).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Whatever comes is read without a panic, and what is taken is whole, no shorter and no longer than it says.
+        #[test]
+        fn any_bytes_are_left_alone_or_taken_whole(
+            start in prop::sample::select(&[
+                "",
+                "GET /offsite_event.php?a=b HTTP/1.1\r\n",
+                "POST /offsite_event HTTP/1.1\r\nHost: x\r\n",
+            ]),
+            rest in lines(),
+            behind in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut bytes = start.as_bytes().to_vec();
+            bytes.extend_from_slice(&rest);
+            let length = |bytes: &[u8]| Request::parse(bytes).map(|request| (request.bytes, request.body.len()));
+            if let Some((whole, body)) = length(&bytes) {
+                prop_assert!(whole <= bytes.len() && body < whole);
+                prop_assert_eq!(length(&bytes[..whole - 1]), None);
+                bytes.truncate(whole);
+                bytes.extend_from_slice(&behind);
+                prop_assert_eq!(length(&bytes), Some((whole, body)));
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::disk::{Disk, is_out_of_room};
 use super::queue::{Queue, Shared};
 use super::recover::{self, Recovered};
 use super::reserve::Reserve;
-use super::retain::{Oldest, Verdict};
+use super::retain::{Oldest, Open, Verdict};
 use super::segment::{Identity, Paths, Segment};
 use super::view::View;
 use super::writer::{WriteError, Writer};
@@ -276,10 +276,17 @@ impl Committer {
             return Ok(());
         }
         self.make_room(now_ms);
-        if !self.writer.is_open() && self.writer.has_spare() {
+        if self.writer.has_spare() && (!self.writer.is_open() || self.is_due(now_ms)) {
             match self.writer.rotate(now_ms) {
-                Ok(()) => self.make_room(now_ms),
-                Err(WriteError::Full(error)) => tracing::warn!(%error, "journal: no room to open a segment"),
+                Ok(()) => {
+                    self.tell();
+                    self.make_room(now_ms);
+                }
+                Err(WriteError::Full(error)) => {
+                    // The one before is closed, and so durable.
+                    self.tell();
+                    tracing::warn!(%error, "journal: no room to open a segment");
+                }
                 Err(WriteError::Failed(error)) => {
                     self.poison("opening a segment", &error);
                     return Err(());
@@ -401,6 +408,22 @@ impl Committer {
                 }
             }
         }
+    }
+
+    /// Whether the open segment is to be closed for its age.
+    fn is_due(&self, now_ms: u64) -> bool {
+        let options = &self.common.options;
+        self.writer.state.segments.back().is_some_and(|open| {
+            let open = Open {
+                base: open.base,
+                next: self.writer.state.next,
+                age: Duration::from_millis(now_ms.saturating_sub(open.created_ms)),
+                cursor: self.books().passed(),
+                publishes: options.publishes,
+                retention: options.retention,
+            };
+            open.is_due()
+        })
     }
 
     fn remove_aged(&mut self, now_ms: u64) {

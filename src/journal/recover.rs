@@ -247,6 +247,12 @@ fn close_gaps(segments: &mut [Segment], recovered: &mut Recovered) {
 pub fn repair(disk: &dyn Disk, paths: &Paths, recovered: &mut Recovered) -> io::Result<()> {
     // The cursor's name, too: segments may go because of it.
     disk.sync_dir(&paths.journal)?;
+    // A file of a parked record that a killed run made or removed, and that this one counts by what it sees. The
+    // directory's own name is synced by `Identity::make`, which a start calls before.
+    match disk.sync_dir(&paths.parked) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     if let Some(tail) = recovered.tail {
         let file = disk.open(&paths.segment(tail.seq), true)?;
         if tail.bytes > tail.end_offset {

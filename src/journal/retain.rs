@@ -1,4 +1,4 @@
-//! Which segment may go: a pure decision.
+//! Which segment may go, and when the open one is closed so that it may: pure decisions.
 //!
 //! Only published segments go for age or room; without Kafka the oldest goes for either, and what it held expires.
 
@@ -49,6 +49,36 @@ impl Oldest {
     }
 }
 
+/// The shortest age at which an open segment is closed: what a new file costs then comes once a minute at most.
+const OPEN_AT_LEAST: Duration = Duration::from_secs(60);
+
+/// What is known of the open segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    /// Position of its first record.
+    pub base: Position,
+    /// Position of the next record.
+    pub next: Position,
+    /// How long ago it was opened.
+    pub age: Duration,
+    /// Where publishing stands.
+    pub cursor: Position,
+    /// Whether records leave by Kafka.
+    pub publishes: bool,
+    /// How long segments are kept.
+    pub retention: Duration,
+}
+
+impl Open {
+    /// Whether it is to be closed before it is full: the open segment never goes, so on a quiet node its records would
+    /// stay for months. With this, none stays longer than twice the retention (and a minute) once it may go.
+    pub fn is_due(&self) -> bool {
+        // While Kafka is away nothing goes anyhow: one file more by this, not one for each retention that passes.
+        let may_go = !self.publishes || self.base <= self.cursor;
+        self.base < self.next && self.age >= self.retention.max(OPEN_AT_LEAST) && may_go
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +113,25 @@ mod tests {
         assert_eq!(young.verdict(), Verdict::Keep);
         assert_eq!(Oldest { short_of_room: true, ..young }.verdict(), Verdict::Remove);
         assert_eq!(Oldest { age: Duration::from_secs(60), ..young }.verdict(), Verdict::Remove);
+    }
+
+    #[test]
+    fn an_open_segment_is_closed_by_age_where_that_lets_records_go() {
+        let old = Open {
+            base: Position(10),
+            next: Position(11),
+            age: Duration::from_secs(3600),
+            cursor: Position(10),
+            publishes: true,
+            retention: Duration::from_secs(3600),
+        };
+        assert!(old.is_due());
+        assert!(!Open { next: Position(10), ..old }.is_due(), "an empty one has nothing to forget");
+        assert!(!Open { age: Duration::from_secs(3599), ..old }.is_due());
+        assert!(!Open { cursor: Position(9), ..old }.is_due(), "Kafka is away: not a file for each retention");
+        assert!(Open { cursor: Position(0), publishes: false, ..old }.is_due());
+        let at_once = Open { retention: Duration::ZERO, age: Duration::from_secs(59), ..old };
+        assert!(!at_once.is_due(), "not several files a minute");
+        assert!(Open { age: Duration::from_secs(60), ..at_once }.is_due());
     }
 }

@@ -51,6 +51,7 @@ pub struct Metrics {
     upstream_durations: [Distribution; StatusClass::ALL.len()],
     commit_durations: Distribution,
     commit_records: Distribution,
+    appended_bytes: Tally,
     handshakes: Handshakes,
     started: Timestamp,
 }
@@ -65,6 +66,8 @@ pub struct Sources<'a> {
     pub limits: &'a Limits,
     /// Requests with `X-Forwarded-For` while nobody said whom to trust.
     pub untrusted_forwarded_requests: u64,
+    /// Workers whose loop stands, and those that should be there and are not.
+    pub worker_faults: [usize; 2],
     /// The publisher's figures; `None` without Kafka.
     pub publishing: Option<&'a publish::Stats>,
     /// Its figures.
@@ -80,6 +83,7 @@ impl Observer for Metrics {
         self.accepted.add_shared(commit.events);
         self.commit_durations.note_shared(&DURATIONS, commit.duration.as_nanos() as u64);
         self.commit_records.note_shared(&COUNTS, commit.events + commit.rejected);
+        self.appended_bytes.add_shared(commit.bytes);
     }
 }
 
@@ -99,6 +103,7 @@ impl Metrics {
             upstream_durations: Default::default(),
             commit_durations: Distribution::default(),
             commit_records: Distribution::default(),
+            appended_bytes: Tally::default(),
             handshakes: Handshakes::default(),
             started: now,
         }
@@ -158,6 +163,8 @@ impl Metrics {
         for (rejection, count) in Rejection::ALL.into_iter().zip(sums.rejected) {
             family.add(&[("outcome", "rejected"), ("reason", rejection.reason())], count as f64);
         }
+        let help = "Events taken without what recognises the visitor again, by Sec-GPC or consent=denied.";
+        page.counter("pixelgate_events_anonymised_total", help).is(sums.anonymised as f64);
         let help = "Repairs and doubts noted in event requests that were not rejected.";
         let mut family = page.counter("pixelgate_event_warnings_total", help);
         for (warning, count) in Warning::ALL.into_iter().zip(sums.warnings) {
@@ -179,12 +186,15 @@ impl Metrics {
             ("next_position", "Position of the next record.", stats.next_position.0),
             ("bytes", "Bytes of the journal's files, those allocated ahead included.", stats.bytes),
             ("unpublished_bytes", "Bytes of records not yet published.", stats.unpublished_bytes),
+            ("parked_bytes", "Bytes of the files of parked records.", stats.parked_bytes),
             ("max_bytes", "journal.max_bytes.", stats.max_bytes),
             ("filesystem_free_bytes", "Bytes that the journal's file system has left.", stats.free_bytes),
         ];
         for (name, help, value) in gauges {
             page.gauge(&format!("pixelgate_journal_{name}"), help).is(value as f64);
         }
+        let help = "Bytes of records taken into the journal, events and rejected; without the 64 of each commit.";
+        page.counter("pixelgate_journal_appended_bytes_total", help).is(self.appended_bytes.get() as f64);
         let help = "Position of the next record to publish.";
         page.gauge("pixelgate_publish_next_position", help).is(stats.publish_position.0 as f64);
         let commits = |distribution: &Distribution| {
@@ -268,6 +278,12 @@ fn requests(sums: &Sums, sources: &Sources<'_>, page: &mut Page) {
     let help = "Requests with X-Forwarded-For while server.trusted_proxies is not set.";
     let requests = sources.untrusted_forwarded_requests as f64;
     page.counter("pixelgate_untrusted_forwarded_requests_total", help).is(requests);
+    let help =
+        "Workers of the public listener whose loop stands (stuck) or that have ended (dead), as /livez counts them.";
+    let mut family = page.gauge("pixelgate_worker_faults", help);
+    for (kind, count) in ["stuck", "dead"].into_iter().zip(sources.worker_faults) {
+        family.add(&[("kind", kind)], count as f64);
+    }
 }
 
 fn publishing(sources: &Sources<'_>, journal: &journal::Stats, page: &mut Page) {

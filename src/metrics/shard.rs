@@ -25,6 +25,7 @@ pub struct Shard {
     rejected: [Tally; Rejection::ALL.len()],
     ignored: [Tally; Ignored::ALL.len()],
     duplicate: Tally,
+    anonymised: Tally,
     warnings: [Tally; Warning::ALL.len()],
     rejects_dropped: Tally,
     requests: [Distribution; REQUESTS],
@@ -36,6 +37,7 @@ impl Default for Shard {
             rejected: Default::default(),
             ignored: Default::default(),
             duplicate: Tally::default(),
+            anonymised: Tally::default(),
             warnings: Default::default(),
             rejects_dropped: Tally::default(),
             requests: std::array::from_fn(|_| Distribution::default()),
@@ -75,6 +77,11 @@ impl Worker {
         self.shard.duplicate.add(1);
     }
 
+    /// An event whose record leaves out what recognises its visitor again, by the visitor's wish.
+    pub fn anonymised(&self) {
+        self.shard.anonymised.add(1);
+    }
+
     /// What was repaired in a request that was not refused.
     pub fn warned(&self, warnings: Warnings) {
         for warning in warnings.iter() {
@@ -111,6 +118,8 @@ pub struct Sums {
     pub ignored: [u64; Ignored::ALL.len()],
     /// By `event_id`.
     pub duplicate: u64,
+    /// By the visitor's wish.
+    pub anonymised: u64,
     /// By [`Warning`], in the contract's order.
     pub warnings: [u64; Warning::ALL.len()],
     /// Rejected records not kept.
@@ -125,6 +134,7 @@ impl Sums {
             rejected: Default::default(),
             ignored: Default::default(),
             duplicate: 0,
+            anonymised: 0,
             warnings: Default::default(),
             rejects_dropped: 0,
             requests: vec![Sum::default(); REQUESTS],
@@ -134,6 +144,7 @@ impl Sums {
             add(&mut sums.warnings, &shard.warnings);
             add(&mut sums.ignored, &shard.ignored);
             sums.duplicate += shard.duplicate.get();
+            sums.anonymised += shard.anonymised.get();
             sums.rejects_dropped += shard.rejects_dropped.get();
             for (sum, requests) in sums.requests.iter_mut().zip(&shard.requests) {
                 requests.add_to(sum);

@@ -156,7 +156,7 @@ pub(super) fn producer(base: &ClientConfig, options: &Options) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("partitioner", "murmur2_random")
-        .set("queue.buffering.max.kbytes", "16384")
+        .set("queue.buffering.max.kbytes", "32768")
         .set("queue.buffering.max.messages", "0")
         .set("delivery.report.only.error", "true");
     if !options.client.has_any(&["linger.ms", "queue.buffering.max.ms"]) {

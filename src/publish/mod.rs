@@ -26,6 +26,7 @@ pub mod properties;
 mod refusal;
 mod rejects;
 pub mod retry;
+mod room;
 mod schema_registry;
 mod side;
 mod sink;

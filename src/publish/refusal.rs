@@ -11,6 +11,7 @@ use super::ahead::{Ahead, Record, behind};
 use super::cursor::KafkaCursor;
 use super::fault::{Doubt, Fault};
 use super::parked::Parked;
+use super::room::NO_LIMIT;
 use super::sink::{Care, Session};
 use super::work::{Work, disk};
 use crate::journal::{Batch, Entry};
@@ -20,9 +21,7 @@ use crate::record::{Kind, Position};
 const TRANSACTION_TIME: Duration = Duration::from_millis(500);
 /// Most bytes of records in a transaction, which lie in the client until they are delivered: this bounds its memory. A
 /// commit costs some ten milliseconds in which nothing is sent.
-const TRANSACTION_BYTES: u64 = 8 * 1024 * 1024;
-/// Limits above this are none: more records than a transaction can hold.
-const NO_LIMIT: u64 = 1 << 24;
+const TRANSACTION_BYTES: u64 = 16 * 1024 * 1024;
 /// Records that are parked in a row without a delivery, and without a smaller record to compare with.
 const UNPROVEN: u32 = 16;
 /// Parking is said at once, then once in this time with its number.
@@ -124,25 +123,33 @@ impl Work {
             self.caution.care = Care::Large;
             client.renew(Care::Large)?;
         }
-        let mut round = Round::default();
+        let (mut round, begun) = (Round::default(), self.clock.monotonic());
         let done = match (self.fill(client, ahead, &mut round), round.last) {
             (Ok(()), None) => return Ok(false),
             (Ok(()), Some(cursor)) => self.commit(client, ahead, cursor, &round.rejected),
             (Err(doubt), _) => Err(doubt),
         };
+        let took = self.clock.monotonic().saturating_sub(begun);
         match done {
             Ok(()) => {
                 if round.only == self.caution.culprit {
                     self.caution.culprit = None;
                 }
                 self.caution.went_through(round.sent);
+                self.room.went_through(round.sent, took, self.options.transaction_timeout);
                 Ok(true)
             }
             Err(doubt) if doubt.fault == Fault::Record => {
                 self.refused(client, ahead, &round, doubt)?;
                 Ok(true)
             }
-            Err(doubt) => Err(doubt),
+            Err(doubt) => {
+                // Fenced is what our own time-out looks like, too.
+                if matches!(doubt.fault, Fault::Doubt | Fault::Fenced) {
+                    self.room.failed(round.sent, took, self.options.transaction_timeout);
+                }
+                Err(doubt)
+            }
         }
     }
 
@@ -175,7 +182,8 @@ impl Work {
                 round.rejected.push(Record::new(&entry));
             } else if !is_parked {
                 // The cursor passes a parked record before anything else can go wrong; a culprit is tried alone.
-                let is_full = round.sent == self.caution.limit || round.sent == 1 && round.only == self.caution.culprit;
+                let most = self.caution.limit.min(self.room.records());
+                let is_full = round.sent == most || round.sent == 1 && round.only == self.caution.culprit;
                 let is_culprit = round.sent > 0 && self.caution.culprit == Some(entry.position);
                 if is_full || is_culprit || round.passes_parked {
                     return Ok(false);

@@ -11,6 +11,7 @@ use super::cursor::{self, Choice, KafkaCursor, Place, Standing};
 use super::fault::{Doubt, Fault};
 use super::parked;
 use super::refusal::Caution;
+use super::room::Room;
 use super::sink::{Session, Sink};
 use super::stats::{Cause, Stats};
 use crate::journal::{Entry, Journal};
@@ -69,6 +70,7 @@ pub(super) struct Work {
     /// Records parked and not yet passed by the cursor.
     pub(super) parked: BTreeSet<Position>,
     pub(super) caution: Caution,
+    pub(super) room: Room,
     back_off: Duration,
     connected: bool,
     said: Option<(Cause, Duration)>,
@@ -110,6 +112,7 @@ impl Work {
             retried: Vec::new(),
             parked: BTreeSet::new(),
             caution: Caution::default(),
+            room: Room::default(),
             back_off: BACK_OFF.0,
             connected: false,
             said: None,
@@ -274,11 +277,12 @@ impl Work {
             }
             let went = self.step(client, &mut ahead)?;
             if !went {
-                self.stats.reach(ahead.read_to());
                 if ahead.is_at_wall() {
+                    self.stats.reach(ahead.read_to());
                     return Ok(End::Blocked(Cause::Damage));
                 }
                 self.clear();
+                self.stats.reach(ahead.read_to());
                 client.idle();
             }
             let Some(stop_at) = self.stop_at.get() else { continue };
@@ -308,10 +312,11 @@ impl Work {
         rejected.iter().for_each(|record| (self.rejects)(&record.entry()));
         ahead.pass(cursor.position);
         self.parked.clear();
-        self.stats.reach(cursor.position);
-        self.stats.last_success_ms.store(self.clock.now().0, Ordering::Relaxed);
         self.back_off = BACK_OFF.0;
         self.clear();
+        self.stats.last_success_ms.store(self.clock.now().0, Ordering::Relaxed);
+        // Last: who sees it reached finds nothing that still says why not.
+        self.stats.reach(cursor.position);
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use super::access::{self, Access, Denied};
 use super::events::{self, allows};
 use crate::http::management;
 use crate::pixel::PixelId;
+use crate::policy::Origins;
 use crate::registry::tokens::Grant;
 use crate::registry::{Entry, Registry};
 
@@ -152,7 +153,9 @@ async fn trial(request: HttpRequest, wanted: web::Query<Trial>) -> HttpResponse 
         return told(StatusCode::FORBIDDEN, "this token may not send events of this pixel");
     }
     let (public, is_tls) = (reachable(state.public), state.renewal.is_some());
-    match web::block(move || fire(public, is_tls, pixel)).await {
+    // As from a page that may report: what is tried is the way, not this page's place on the list.
+    let page = state.policies.of(Some(pixel)).origins.and_then(Origins::page);
+    match web::block(move || fire(public, is_tls, pixel, page.as_deref())).await {
         Ok(Ok(outcome)) => told(StatusCode::OK, &outcome),
         Ok(Err(error)) => told(StatusCode::BAD_GATEWAY, &format!("the public listener did not answer: {error}")),
         Err(_) => told(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping"),
@@ -164,11 +167,11 @@ fn told(status: StatusCode, message: &str) -> HttpResponse {
 }
 
 /// One request over the network, so that it proves the whole way; what became of it.
-fn fire(public: SocketAddr, is_tls: bool, pixel: PixelId) -> io::Result<String> {
+fn fire(public: SocketAddr, is_tls: bool, pixel: PixelId, page: Option<&str>) -> io::Result<String> {
     let stream = TcpStream::connect_timeout(&public, TRIAL)?;
     stream.set_read_timeout(Some(TRIAL))?;
     stream.set_write_timeout(Some(TRIAL))?;
-    if is_tls { ask(secured(stream)?, public, pixel) } else { ask(stream, public, pixel) }
+    if is_tls { ask(secured(stream)?, public, pixel, page) } else { ask(stream, public, pixel, page) }
 }
 
 /// TLS to ourselves: the certificate is for another name than this address, and whoever could come between is here.
@@ -181,10 +184,11 @@ fn secured(stream: TcpStream) -> io::Result<SslStream<TcpStream>> {
     configured.connect("", stream).map_err(|error| io::Error::other(error.to_string()))
 }
 
-fn ask(mut stream: impl Read + Write, public: SocketAddr, pixel: PixelId) -> io::Result<String> {
+fn ask(mut stream: impl Read + Write, public: SocketAddr, pixel: PixelId, page: Option<&str>) -> io::Result<String> {
     let target = format!("/offsite_event.php?id={pixel}&test=1&ev=console");
     let head = format!("GET {target} HTTP/1.1\r\nHost: {public}\r\nUser-Agent: pixelgate console\r\n");
-    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())?;
+    let origin = page.map_or_else(String::new, |page| format!("Origin: {page}\r\n"));
+    stream.write_all(format!("{head}{origin}Connection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);

@@ -44,13 +44,11 @@ impl Life {
 /// program. Not for disk, Kafka or recovery, and not while stopping, when workers end one by one.
 pub(super) async fn livez(request: HttpRequest) -> HttpResponse {
     let state = state(&request);
-    let faults = state.pulse.faults();
+    let faults = state.worker_faults();
     let mut wrong = String::new();
-    if state.life.phase() == Phase::Serving {
-        for (count, what) in [(faults.stuck, "stuck"), (faults.dead, "dead")] {
-            if count > 0 {
-                wrong.push_str(&format!("{count} workers are {what}\n"));
-            }
+    for (count, what) in [(faults.stuck, "stuck"), (faults.dead, "dead")] {
+        if count > 0 {
+            wrong.push_str(&format!("{count} workers are {what}\n"));
         }
     }
     if !state.journal.is_sound() {

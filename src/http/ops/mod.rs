@@ -19,7 +19,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 pub use self::events::HEARTBEAT;
 pub use self::health::{Life, Phase};
-use self::pulse::Pulse;
+use self::pulse::{Faults, Pulse};
 use super::client::Proxies;
 use super::management;
 use super::tls::Renewal;
@@ -27,6 +27,7 @@ use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Sources};
+use crate::policy::Policies;
 use crate::publish::Stats;
 use crate::registry::Registry;
 use crate::time::Clock;
@@ -51,6 +52,8 @@ pub struct State {
     pub address: SocketAddr,
     /// Where events come in.
     pub public: SocketAddr,
+    /// Which pages may report for which pixel.
+    pub policies: Arc<Policies>,
     /// The certificates of the public listener, if it is a secured one.
     pub renewal: Option<Arc<Renewal>>,
     /// What management's handlers need, for the console.
@@ -65,6 +68,13 @@ pub struct State {
     pub life: Arc<Life>,
     /// Whether the workers are alive.
     pub pulse: Arc<Pulse>,
+}
+
+impl State {
+    /// What is wrong with the workers. Nothing while starting and stopping, when they come and end one by one.
+    fn worker_faults(&self) -> Faults {
+        if self.life.phase() == Phase::Serving { self.pulse.faults() } else { Faults::default() }
+    }
 }
 
 /// A client's connection beneath HTTP, so that one can be cut from outside.
@@ -105,11 +115,13 @@ async fn metrics(request: HttpRequest) -> HttpResponse {
     let page = web::block(move || {
         // Held to the end of the work, also when its client has gone.
         let _turn = turn;
+        let faults = state.worker_faults();
         let sources = Sources {
             journal: &state.journal,
             registry: &state.registry,
             limits: &state.limits,
             untrusted_forwarded_requests: state.proxies.untrusted_requests(),
+            worker_faults: [faults.stuck, faults.dead],
             publishing: state.publishing.as_deref(),
             feed: &state.feed,
             certificate: state.renewal.as_ref().map(|renewal| renewal.figures()),

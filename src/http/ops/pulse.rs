@@ -144,12 +144,14 @@ mod tests {
     fn a_loop_that_is_blocked_is_seen_from_another_thread() {
         let pulse = Pulse::new(1);
         let (block, blocked) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
         let on_worker = pulse.clone();
         let worker = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
                 let beating = actix_web::rt::spawn(on_worker.heart().run());
                 // A turn of the loop, so that it beats.
                 actix_web::rt::task::yield_now().await;
+                begin.send(()).unwrap();
                 // What no handler should do: block the thread until the test lets go.
                 blocked.recv().unwrap_err();
                 while on_worker.faults().stuck > 0 {
@@ -158,11 +160,8 @@ mod tests {
                 beating.abort();
             });
         });
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while pulse.faults() != faults(0, 0) {
-            assert!(std::time::Instant::now() < deadline, "never began");
-            std::thread::yield_now();
-        }
+        begun.recv_timeout(Duration::from_secs(20)).expect("never began");
+        assert_eq!(pulse.faults(), faults(0, 0));
         (0..=STUCK_TURNS + 1).for_each(|_| pulse.turn());
         assert_eq!(pulse.faults(), faults(1, 0));
         drop(block);

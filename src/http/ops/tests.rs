@@ -8,6 +8,7 @@ use actix_web::test::{TestRequest, call_service, init_service};
 
 use super::*;
 use crate::journal::tests as journal;
+use crate::policy::{Overlay, Treatment};
 use crate::registry::audit::By;
 use crate::registry::tokens::{self, Grant};
 use crate::registry::{Mode, Options};
@@ -45,6 +46,7 @@ impl Bench {
             heartbeat: Duration::from_millis(20),
             address: "0.0.0.0:8081".parse().unwrap(),
             public: "127.0.0.1:1".parse().unwrap(),
+            policies: Arc::new(Policies::new([], Overlay::default(), Treatment::Ignore)),
             renewal: None,
             management,
             metrics: Arc::new(Metrics::new(clock.now())),
@@ -113,10 +115,18 @@ async fn before_everything_runs_it_is_alive_and_not_ready() {
     assert_eq!(get("/readyz").await.0, 200);
     let (status, body) = get("/livez").await;
     assert_eq!((status, &body[..]), (503, &b"1 workers are dead\n"[..]));
+    let dead = async |count: u32| {
+        let (_, page) = get("/metrics").await;
+        String::from_utf8_lossy(&page).contains(&format!("pixelgate_worker_faults{{kind=\"dead\"}} {count}\n"))
+    };
+    assert!(dead(1).await);
+    assert!(!dead(0).await);
     let heart = bench.state.pulse.heart();
     assert_eq!(get("/livez").await.0, 200);
+    assert!(dead(0).await);
     drop(heart);
     bench.state.life.enter(Phase::Stopping);
     assert_eq!((get("/livez").await.0, get("/readyz").await.0), (200, 503));
+    assert!(dead(0).await, "who stops misses nobody: workers end one by one");
     bench.end();
 }

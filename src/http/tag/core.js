@@ -20,22 +20,27 @@ function form(data, names) {
   return q;
 }
 
-// The URL before a tag's own path: its events go there. Only where no script is said to run are all looked through.
+// The URL before a tag's own path and what is shaped like /en_US, if a script is that tag's. Here and below: no regular
+// expressions where a page has not had any yet, since its first one takes longer than all the rest.
+function before(s, path) {
+  s = (s && s.src || '').split('?')[0].split('#')[0].split(path);
+  path = s[0];
+  return s[1] !== '' ? '' : path.slice(-6, -5) + path.slice(-3, -2) == '/_' && path.slice(-2) > '@' && path.slice(-2) < '[' ? path.slice(0, -6) : path;
+}
+
+// Where a tag's events go. Only where no script is said to run are all looked through.
 function home(path) {
-  function of(url, s) {
-    s = s && s.src && s.src.split(/[?#]/)[0].split(path);
-    return s && s[1] === '' ? s[0].replace(/\/[a-z][a-z]_[A-Z][A-Z]$/, '') : url;
-  }
-  return of('', d.currentScript) || [].reduce.call(d.getElementsByTagName('script'), of, '');
+  for (var url = before(d.currentScript, path), i = url || d.scripts.length; !url && i--;) url = before(d.scripts[i], path);
+  return url;
 }
 
 function start(base) {
   // What is not known to have arrived: at most 50 events, the oldest goes. `consent` is '', 'granted' or 'denied'.
-  var queue = [], busy = {}, consent = '', wait = 1, timer = 0, left = 0, calls = own.q || [];
+  var queue = [], busy = {}, consent = '', wait = 1, timer = 0, left = 0;
 
   // The visitor's disk, which is used only after consent.
   function store(act) {
-    try { act(w.localStorage); } catch (e) { return; }
+    try { act(w.localStorage); } catch (e) {}
   }
 
   // What had to go for newer ones has had its try, and is not kept.
@@ -58,8 +63,9 @@ function start(base) {
       return forget(e);
     }
     keep(e);
-    wait = Math.min(300, wait * 2);
-    timer = timer || setTimeout(function () { timer = 0; flush(); }, wait * 500 * (1 + Math.random()));
+    // Told again, it is the same listener; and of those that fail together one makes the wait longer.
+    w.addEventListener('online', flush);
+    timer = timer || setTimeout(function () { timer = 0; flush(); }, (wait = Math.min(300, wait * 2)) * 500 * (1 + Math.random()));
   }
 
   function picture(e) {
@@ -77,22 +83,22 @@ function start(base) {
   // policy allows no other: in a task of its own, since a page that ends fails its requests, which go on all the same.
   function post(e) {
     if (!e.k) {
-      // A hundred random bits and the time: no two visits have one id, and nobody else can tell it.
-      e.k = e.t.toString(36) + Math.random().toString(36).slice(2) + Math.random().toString(36).slice(2);
-      if (!/&eid=/.test(e.b)) e.b += '&eid=' + e.k;
-      // Meta's ids are read unless refused, or the request has them anyway: reading holds the page up.
-      if (consent != 'denied' && !navigator.globalPrivacyControl && base.indexOf('.' + location.hostname.replace(/^www\./, '')) < 0) {
-        d.cookie.replace(/(?:^|; )_(fb[pc])=([^;]+)/g, function (s, k, v) { e.b += '&' + k + '=' + enc(v); });
-      }
+      // Fifty random bits and the time: no two visits have one id, and nobody else can tell it.
+      e.k = e.t.toString(36) + Math.random().toString(36).slice(2);
+      if ((e.b.split('&eid=')[1] || '&')[0] == '&') e.b += '&eid=' + e.k;
+      // Meta's ids are read unless refused, or the request has them anyway: reading holds the page up. It is an error in
+      // a frame without an origin of its own.
+      if (consent != 'denied' && (base.split(':')[1] + '/').indexOf('.' + location.hostname.replace('www.', '') + '/') < 0 && !navigator.globalPrivacyControl) try {
+        d.cookie.replace(/(^| )_(fb[pc])=([^;]+)/g, function (s, i, k, v) { e.b += '&' + k + '=' + enc(v); });
+      } catch (e) {}
     }
     busy[e.k] = 1;
     e.h = 0;
     if (w.fetch && 'keepalive' in Request.prototype) {
-      fetch(e.u, {method: 'POST', body: body(e), keepalive: true, credentials: 'include'}).then(function (s) {
-        settle(e, !/408|429|5../.test(s.status));
-      }, function () { setTimeout(function () { picture(e); }); });
-    } else if (beacon(e)) settle(e, 1);
-    else picture(e);
+      fetch(e.u, {method: 'POST', body: body(e), keepalive: 1, credentials: 'include'}).then(function (s) {
+        settle(e, s.ok || !/408|429|5../.test(s.status));
+      }, function () { setTimeout(picture, 0, e); });
+    } else beacon(e) ? settle(e, 1) : picture(e);
   }
 
   // Older than a day it would be no news, and the gateway's memory of ids ends after two.
@@ -117,9 +123,10 @@ function start(base) {
     consent = page.consent = word == 'grant' ? 'granted' : 'denied';
     store(function (s) {
       Object.keys(s).forEach(function (k) {
-        var e = /^pixelgate:/.test(k) && JSON.parse(s[k]);
-        if (e && consent == 'denied') s.removeItem(k);
-        else if (e && e.u.indexOf(base) == 0 && !queue[49] && !(e.k in busy)) queue.push(e);
+        if (k.indexOf('pixelgate:')) return;
+        if (consent == 'denied') return s.removeItem(k);
+        var e = JSON.parse(s[k]);
+        if (!e.u.indexOf(base) && !queue[49] && busy[e.k] == null) queue.push(e);
       });
     });
     flush();
@@ -147,8 +154,7 @@ function start(base) {
 
   d.addEventListener('visibilitychange', function () { if (d.hidden) hide(); });
   w.addEventListener('pagehide', hide);
-  w.addEventListener('online', flush);
   w.pixelgate = call;
   page = call.page = {send: send, agree: agree, sent: {}};
-  calls.forEach(function (s) { call.apply(w, s); });
+  (own.q || []).forEach(function (s) { call.apply(w, s); });
 }

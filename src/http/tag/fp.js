@@ -5,12 +5,12 @@
 // are read from their <noscript> images.
 var base = home('/fp.js'), url = base + '/offsite_event.php', data = w.fb_param, loads = 0, q, id;
 
-function every(path, act) {
-  [].forEach.call(d.getElementsByTagName(path), act);
+function every(name, act) {
+  for (var all = d.getElementsByTagName(name), i = 0; i < all.length; i++) act(all[i]);
 }
 
 function mark(s) {
-  if (s && !s.pg && /\/fp\.js([?#]|$)/.test(s.src)) loads += s.pg = 1;
+  if (s && !s.pg && before(s, '/fp.js')) loads += s.pg = 1;
 }
 
 if (base) {
@@ -26,7 +26,7 @@ if (base) {
     page.sent[data.pixel_id] = 1;
     page.send(url, q + '&pg=fp1');
   }
-  every('noscript', function (s) {
+  if (loads > 1) every('noscript', function (s) {
     q = (s.textContent.split(url.replace(/^\w+:/, '') + '?')[1] || '').split(/["'\s>]/)[0].replace(/&amp;/g, '&');
     id = /\bid=(\d+)/.exec(q);
     if (loads > 1 && id && !page.sent[id[1]]) {

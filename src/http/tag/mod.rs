@@ -18,6 +18,11 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256, Sha384};
 
 const CORE: &str = include_str!("core.js");
+/// Lets Chromium (136 and later) compile all functions beside the page's main thread, while the file comes, rather than
+/// each one on it when it is first called, as most are at once. A comment to all others. Source: V8's blog, "Giving V8
+/// a Heads-Up: Faster JavaScript Startup with Explicit Compile Hints". The loader, with its longer text, has no room
+/// for it in two kilobytes.
+const COMPILE_AHEAD: &str = "//# allFunctionsCalledOnLoad\n";
 /// The file of the old conversion pixel.
 pub const FP: &str = "/fp.js";
 /// The file of `_fbq`.
@@ -43,7 +48,9 @@ pub struct Tag {
 
 impl Tag {
     fn new(path: &str, source: &str) -> Tag {
-        let text = minify::minify(&format!("(function () {{\n{CORE}\n{source}\n}})();\n")).replace("{path}", path);
+        let small = minify::minify(&format!("(function () {{\n{CORE}\n{source}\n}})();\n"));
+        let ahead = if path == FP || path == FBDS { COMPILE_AHEAD } else { "" };
+        let text = format!("{ahead}{small}").replace("{path}", path);
         let mut version = String::new();
         for byte in &Sha256::digest(&text)[..4] {
             // Writing to a text can't fail.
@@ -108,6 +115,9 @@ pub fn tags(loader_path: &str) -> Vec<Arc<Tag>> {
     files.into_iter().map(|(path, source)| Arc::new(Tag::new(path, source))).collect()
 }
 
+/// The loader has its path in its text, which must stay within 2 KB, gzipped.
+const MAX_LOADER_BYTES: usize = 24;
+
 /// Whether a path can be the loader's: nothing else is there, and no filter list has a rule for its name.
 pub fn is_loader_path(path: &str) -> bool {
     const TAKEN: [&str; 7] = [
@@ -121,7 +131,7 @@ pub fn is_loader_path(path: &str) -> bool {
     ];
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
     let name = path.rsplit('/').next().unwrap_or_default();
-    path.len() <= 64
+    path.len() <= MAX_LOADER_BYTES
         && path.starts_with('/')
         && path.ends_with(".js")
         && name.len() > 3
@@ -154,7 +164,9 @@ mod tests {
 
     #[test]
     fn each_tag_is_small() {
-        let long = tags("/a/rather/long/path/of-a-loader.js").pop();
+        // As long as may be, and as little like anything else.
+        let long = tags("/qXz7/w_Kj3-Vb9QpYh5Z.js").pop();
+        assert_eq!(long.as_ref().unwrap().path.len(), MAX_LOADER_BYTES);
         for tag in tags("/site.js").into_iter().chain(long) {
             println!("{}: {} bytes, {} gzipped", tag.path, tag.plain.len(), tag.gzip.len());
             assert!(tag.gzip.len() <= 2048, "{}: {} bytes", tag.path, tag.gzip.len());

@@ -7,6 +7,7 @@ mod known;
 mod model;
 mod oracle;
 mod platter;
+mod quiet;
 mod sim;
 mod slow_sync;
 mod truth;

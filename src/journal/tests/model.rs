@@ -93,14 +93,17 @@ impl World {
         if layouts.is_empty() {
             return;
         }
+        let newest = layouts[layouts.len() - 1].seq;
         let layout = &layouts[self.rng.random_range(0..layouts.len())];
         self.truth.rotted(std::iter::empty());
         let path = journal.join(segment::segment_name(layout.seq));
         // Of records that can't be read only the next segment tells. If that is gone, too, nobody knows of them.
         let is_witness = layout.base > self.truth.oldest() && !self.truth.is_readable(layout.base - 1);
         if self.rng.random_bool(0.1) && !is_witness {
-            for copy in [0, 2048] {
-                self.disk.flip(&path, (copy + self.rng.random_range(0..84)) * 8);
+            // Never the same byte of both: that may look like a newer format, which is for a person to judge.
+            let (first, apart) = (self.rng.random_range(0..84), self.rng.random_range(1..84));
+            for at in [first, 2048 + (first + apart) % 84] {
+                self.disk.flip(&path, at * 8);
             }
         }
         for _ in 0..self.rng.random_range(0..3) {
@@ -108,6 +111,11 @@ impl World {
                 break;
             }
             let (offset, batch) = &layout.batches[self.rng.random_range(0..layout.batches.len())];
+            // The same of the last batch, where records before it rotted earlier.
+            let is_last = layout.seq == newest && Some(*offset) == layout.batches.last().map(|(offset, _)| *offset);
+            if is_last && (self.truth.oldest()..batch.base.0).any(|position| !self.truth.is_readable(position)) {
+                continue;
+            }
             // Heads are small, and what they say of others is worth more.
             let bits = if self.rng.random_bool(0.3) { 512 } else { batch.bytes() * 8 };
             self.disk.flip(&path, offset * 8 + self.rng.random_range(0..bits));

@@ -188,12 +188,14 @@ impl Truth {
         self.run = RUNS.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Files that a start finds in `parked`.
-    pub fn parked_found(&mut self, found: BTreeSet<u64>) {
+    /// Files that a start finds in `parked`; `is_saved`: from then on they are what a power cut leaves, too.
+    pub fn parked_found(&mut self, found: BTreeSet<u64>, is_saved: bool) {
         let mut differing = self.parked.symmetric_difference(&found);
         assert!(differing.all(|position| self.maybe_parked.contains(position)), "{:?} {found:?}", self.parked);
         self.parked = found;
-        self.maybe_parked.clear();
+        if is_saved {
+            self.maybe_parked.clear();
+        }
     }
 
     fn cursor_found(&mut self, cursor: u64) {

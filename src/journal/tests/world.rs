@@ -48,6 +48,8 @@ impl World {
             acknowledge: if rng.random_bool(0.7) { Acknowledge::Synced } else { Acknowledge::Written },
             max_bytes: MIN_MAX_BYTES * rng.random_range(1..4),
             publishes: rng.random_bool(0.7),
+            // Short ones: the open segment is closed by age, too.
+            retention: Duration::from_secs([0, 100, 3600][rng.random_range(0..3)]),
             ..super::options(Path::new(DIR))
         };
         let clock = ManualClock::new();
@@ -90,10 +92,10 @@ impl World {
             committer.writer.sync_by(Box::new(SlowSync::new(StdRng::seed_from_u64(self.rng.random()))));
         }
         let parked = books::parked_files(&self.disk, &paths).unwrap();
-        self.truth.parked_found(parked.keys().map(|position| position.0).collect());
+        let is_saved = !self.disk.is_troubled();
+        self.truth.parked_found(parked.keys().map(|position| position.0).collect(), is_saved);
         self.truth.ledger_found(&ledger);
         self.truth.opened(journal.id(), seen.journal_id, cursor, &verdict, journal.synced().0);
-        let is_saved = !self.disk.is_troubled();
         seen.damage.iter().for_each(|damage| self.truth.noted(damage, is_saved));
         let _ = committer.upkeep(false);
         let publisher = journal.reader(journal.stats().publish_position);

@@ -247,3 +247,53 @@ fn the_same_record_gives_the_same_bytes() {
         assert_eq!(encode(format, &record, Kind::Event).unwrap(), first);
     }
 }
+
+/// A text field of a later version, as it is encoded behind those of today.
+const LATER: &str = "later";
+
+/// The Avro schema as a later version may have it.
+fn later_avro(kind: Kind) -> apache_avro::Schema {
+    let mut schema: Value = serde_json::from_str(schema(Format::Avro, kind)).unwrap();
+    let field = json!({"name": "a_later_field", "type": ["null", "string"], "default": null});
+    schema["fields"].as_array_mut().unwrap().push(field);
+    apache_avro::Schema::parse_str(&schema.to_string()).unwrap()
+}
+
+#[test]
+fn readers_of_this_version_read_later_records_and_later_readers_read_these() {
+    use apache_avro::from_avro_datum;
+    for kind in [Kind::Event, Kind::Rejected] {
+        let (v1, later, descriptor) = (avro_schema(kind), later_avro(kind), descriptor(kind));
+        proptest!(ProptestConfig::with_cases(64), |(mut record in records(kind))| {
+            // This library can't resolve decimals (its check of their precision is wrong); that fastavro does is shown
+            // by `schemas::` in tests/it.
+            record.as_object_mut().unwrap().remove("value");
+            let avro = encode(Format::Avro, &record, kind).unwrap();
+            let field = [&[2, 2 * LATER.len() as u8], LATER.as_bytes()].concat();
+            let newer = [&avro[5..], &field].concat();
+            let read = |mut bytes: &[u8], writer, reader| from_avro_datum(writer, &mut bytes, Some(reader)).unwrap();
+            assert_eq!(read(&newer, &later, &v1), read(&avro[5..], &v1, &v1), "what a reader of v1 sees");
+            let apache_avro::types::Value::Record(members) = read(&avro[5..], &v1, &later) else { panic!("no record") };
+            let (name, value) = members.last().unwrap();
+            assert_eq!((&**name, plain(value.clone())), ("a_later_field", Value::Null));
+
+            let protobuf = encode(Format::Protobuf, &record, kind).unwrap();
+            // Field 1000, with a length.
+            let field = [&[0xc2, 0x3e, LATER.len() as u8], LATER.as_bytes()].concat();
+            let newer = DynamicMessage::decode(descriptor.clone(), &[&protobuf[6..], &field].concat()[..]).unwrap();
+            let now = DynamicMessage::decode(descriptor.clone(), &protobuf[6..]).unwrap();
+            assert!(newer.fields().eq(now.fields()), "what a reader of v1 sees");
+            assert_eq!(newer.unknown_fields().map(|field| field.number()).collect::<Vec<_>>(), [1000]);
+        });
+    }
+}
+
+#[test]
+fn a_required_field_more_would_break_readers_and_is_noticed() {
+    let mut broken: Value = serde_json::from_str(schema(Format::Avro, Kind::Event)).unwrap();
+    broken["fields"].as_array_mut().unwrap().push(json!({"name": "needed", "type": "string"}));
+    let broken = apache_avro::Schema::parse_str(&broken.to_string()).unwrap();
+    let record = json!({"record_id": "r", "node_id": "n", "pixel_id": "7", "source": "tr"});
+    let avro = encode(Format::Avro, &record, Kind::Event).unwrap();
+    apache_avro::from_avro_datum(&avro_schema(Kind::Event), &mut &avro[5..], Some(&broken)).unwrap_err();
+}

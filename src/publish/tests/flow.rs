@@ -42,7 +42,7 @@ fn each_cause_is_shown_while_it_lasts_and_cleared_by_the_next_commit() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (cluster, journal) = (Cluster::default(), open(dir.path()));
-        cluster.state().fates.extend([fate; 2]);
+        cluster.state().fates.extend([fate; 3]);
         append(&journal, 0, &["a"]);
         let running = Running::start(&cluster, &journal);
         until(cause, || running.stats.blocked() == Some(cause));
@@ -231,4 +231,29 @@ fn what_lies_before_damage_leaves_before_publishing_stops_there() {
         let counts = journal.stats().counts;
         assert_eq!(counts.accepted, counts.published + counts.pending + counts.damaged, "{counts:?}");
     }
+}
+
+#[test]
+fn what_can_not_be_delivered_in_time_is_delivered_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, journal) = (Cluster::default(), open(dir.path()));
+    cluster.state().in_time = Some(30);
+    let bodies: Vec<String> = (0..500).map(|number| number.to_string()).collect();
+    append(&journal, 0, &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+    let running = Running::start(&cluster, &journal);
+    running.settle();
+    assert_eq!(cluster.bodies(), bodies);
+    let commits = cluster.state().commits;
+    let tries = cluster.state().connections;
+    assert!(commits < 60, "{commits} transactions of at most 30 for 500");
+    assert!(tries < 16, "{tries} connections: each costs a time-out");
+    // As soon as it can be, transactions are large again.
+    cluster.state().in_time = None;
+    append(&journal, 500, &["x"; 1000]);
+    running.settle();
+    running.stop();
+    let more = cluster.state().commits - commits;
+    assert!(more < 20, "{more} transactions for 1000");
+    assert_eq!(cluster.bodies().len(), 1500);
+    assert_eq!(cluster.state().connections, tries);
 }

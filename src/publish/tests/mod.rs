@@ -24,6 +24,8 @@ use crate::time::SystemClock;
 
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a transaction may last where it is to last too long.
+const SHORT: Duration = Duration::from_millis(500);
 
 struct Quiet;
 
@@ -113,6 +115,8 @@ struct State {
     relents_at: Option<u32>,
     /// Records that a large batch may have.
     batch: Option<usize>,
+    /// Records that are delivered before a transaction has lasted too long.
+    in_time: Option<usize>,
     connections: u32,
     aborts: u32,
     commits: u32,
@@ -186,6 +190,11 @@ impl Session for Connection {
     fn delivered(&mut self) -> Result<(), Doubt> {
         self.cluster.fate(|fate| if let Fate::Deliver(code) = fate { Some(*code) } else { None })?;
         let batch = self.cluster.state().batch;
+        let in_time = self.cluster.state().in_time;
+        if in_time.is_some_and(|in_time| self.sent.len() > in_time) {
+            std::thread::sleep(SHORT);
+            return Err(Doubt::code("delivery", Code::MessageTimedOut));
+        }
         if batch.is_some_and(|batch| self.care == Care::Large && self.sent.len() > batch) {
             return Err(Doubt::code("delivery", Code::MessageSizeTooLarge));
         }
@@ -259,6 +268,9 @@ impl Running {
         let lane = rejects.clone();
         let mut work = work(cluster, journal);
         (work.stats, work.stop_at) = (stats.clone(), stop_at.clone());
+        if cluster.state().in_time.is_some() {
+            work.options.transaction_timeout = SHORT;
+        }
         work.rejects = Box::new(move |entry| {
             assert_eq!(entry.head.kind, Kind::Rejected);
             lane.lock().unwrap().push(String::from_utf8(entry.body.to_vec()).unwrap());

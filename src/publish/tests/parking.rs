@@ -73,7 +73,7 @@ fn nothing_is_parked_for_rights_topics_clocks_quotas_or_time() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (cluster, journal) = (Cluster::default(), open(dir.path()));
-        cluster.state().fates.extend([Fate::Deliver(code); 2]);
+        cluster.state().fates.extend([Fate::Deliver(code); 3]);
         append(&journal, 0, &["a", "b"]);
         let running = Running::start(&cluster, &journal);
         until(cause, || running.stats.blocked() == Some(cause));

@@ -32,7 +32,9 @@
     "under this identity", schema_registry: "the schema registry gives no id", damage: "damaged records wait for a person"
   };
 
-  var token = null, stream = null, only = null, pixelsTimer = null, last = null;
+  var REFUSED = "This listener asks for a management token.";
+
+  var token = null, stream = null, refused = false, only = null, pixelsTimer = null, last = null;
   try { token = sessionStorage.getItem(KEY); } catch (error) { /* Then it is kept in memory only. */ }
 
   function id(name) { return document.getElementById(name); }
@@ -83,12 +85,19 @@
         return;
       }
       id("token").value = "";
+      refused = false;
       id("sign-in").close();
       restart();
       if (afterwards) { afterwards(); }
     }, function () { id("sign-in-error").textContent = "The gateway does not answer."; });
   });
   id("sign-in-cancel").addEventListener("click", function () { id("sign-in").close(); });
+  // By that button or Escape: what could not be shown says so, and how to see it.
+  id("sign-in").addEventListener("close", function () {
+    if (!refused) { return; }
+    id("live-state").textContent = "Live events need a management token. ";
+    button(id("live-state"), "Sign in", "to see live events", function () { signIn(REFUSED); });
+  });
   id("sign-out").addEventListener("click", function () { keep(null); location.reload(); });
 
   // Figures: what /metrics says, for people.
@@ -140,7 +149,8 @@
     var copies = sum(now, events + "duplicate"), ignored = sum(now, events + "ignored");
     var rate = last && at > last.at ? (accepted - last.accepted) / ((at - last.at) / 1000) : null;
     last = { at: at, accepted: accepted };
-    var used = now.pixelgate_journal_unpublished_bytes || 0, max = now.pixelgate_journal_max_bytes || 1;
+    var used = (now.pixelgate_journal_unpublished_bytes || 0) + (now.pixelgate_journal_parked_bytes || 0);
+    var max = now.pixelgate_journal_max_bytes || 1;
     var age = now.pixelgate_publish_oldest_pending_age_seconds;
     var causes = Object.keys(CAUSES).filter(function (cause) {
       return now["pixelgate_publish_blocked{cause=\"" + cause + "\"}"] === 1;
@@ -152,8 +162,8 @@
     figure(list, "Duplicates", all ? (100 * copies / all).toFixed(1) + " %" : "–", count(copies) + (copies == 1 ? " copy" : " copies") +
       " by event id");
     figure(list, "Ignored", count(ignored), "HEAD, prefetch, GPC, consent");
-    figure(list, "Journal", bytes(now.pixelgate_journal_bytes || 0), bytes(used) + " unpublished of " + bytes(max), "",
-      { value: Math.min(1, used / max), label: "Unpublished part of journal.max_bytes" });
+    figure(list, "Journal", bytes(now.pixelgate_journal_bytes || 0), bytes(used) + " unpublished or parked of " + bytes(max), "",
+      { value: Math.min(1, used / max), label: "Unpublished and parked part of journal.max_bytes" });
     figure(list, "Disk", bytes(now.pixelgate_journal_filesystem_free_bytes || 0), "free");
     if (age === undefined) {
       figure(list, "Kafka", "none", "records rest in the journal");
@@ -248,16 +258,18 @@
 
   function listen() {
     var own = stream = new AbortController();
+    refused = false;
     ask("events" + (only ? "?pixel_id=" + encodeURIComponent(only) : ""), { signal: own.signal }).then(function (reply) {
       if (reply.status === 401) {
-        signIn("This listener asks for a management token.");
+        refused = true;
+        signIn(REFUSED);
         throw new Error("no token");
       }
       if (!reply.ok) { throw new Error("answered " + reply.status); }
       if (!id("events").firstChild) { id("live-state").textContent = "Listening. Nothing has come yet."; }
       return read(reply.body.getReader(), "", new TextDecoder());
     }).catch(function () {}).then(function () {
-      if (own !== stream || id("sign-in").open) { return; }
+      if (own !== stream || refused) { return; }
       id("live-state").textContent = "The stream has ended; trying again.";
       setTimeout(function () { if (own === stream) { listen(); } }, RETRY_MS);
     });
