@@ -9,12 +9,14 @@ use pixelgate::record::{Head, Kind};
 use pixelgate::time::SystemClock;
 
 use crate::report::Report;
-use crate::requests::PIXEL;
-use crate::secured::Security;
+use crate::requests::{self, PIXEL};
+use crate::rounds::{self, Case};
 use crate::servers::{Server, Wish};
-use crate::{broker, setting, usage};
+use crate::{NOWHERE, broker, setting, usage, wish};
 
 const LONG: Duration = Duration::from_secs(60);
+/// What a record of the plain pixel takes.
+const RECORD: usize = 350;
 
 struct Quiet;
 
@@ -30,9 +32,9 @@ pub(crate) fn run(report: &mut Report) {
         "\nA start on a backlog, until all of it is in Kafka:\n\n| backlog | records of | first answer after | \
          published in | records/s | MB/s | peak RSS MiB |\n|---|---|---|---|---|---|---|",
     );
-    for size in [350, 60_000] {
+    for size in [RECORD as u64, 60_000] {
         let kafka = Some((broker.address(), "exactly_once"));
-        let mut server = Server::gateway(&Wish { acknowledge: "synced", workers: 1, kafka, security: Security::Plain });
+        let mut server = Server::gateway(&Wish { kafka, ..wish("synced") });
         server.stop();
         let records = bytes / size;
         fill(&server, records, size as usize);
@@ -53,6 +55,32 @@ pub(crate) fn run(report: &mut Report) {
             usage::peak_rss_mib(server.id()),
         ));
     }
+}
+
+/// A gateway that can't publish.
+pub(crate) fn without_kafka() -> Server {
+    let away = Some((NOWHERE.to_owned(), "exactly_once"));
+    let mut server = Server::gateway(&Wish { kafka: away, ..wish("synced") });
+    server.publishes = false;
+    server
+}
+
+/// What a request costs while Kafka is away, with nothing waiting at first, and behind that backlog.
+pub(crate) fn wait_behind(report: &mut Report, connections: usize) {
+    let bytes = setting("BACKLOG_MB", 2000) * 1_000_000;
+    let gateway = |backlog: u64| {
+        let mut server = without_kafka();
+        if backlog > 0 {
+            server.stop();
+            fill(&server, backlog / RECORD as u64, RECORD);
+            server = server.again();
+        }
+        server.name = format!("pixelgate, {:.1} GB waiting", backlog as f64 / 1e9);
+        server
+    };
+    let title = "The pixel, Kafka away".into();
+    let case = Case { title, kind: requests::Kind::Get, connections, is_fresh: false };
+    rounds::run(report, &case, &[Server::constant(1), gateway(0), gateway(bytes)]);
 }
 
 /// Writes records straight into the journal, as its own library does.

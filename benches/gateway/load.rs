@@ -152,7 +152,8 @@ fn is_whole(answer: &[u8]) -> bool {
     answer.len() >= head + 4 + length
 }
 
-/// A round of the open loop takes some microseconds. If one takes this long the load did not run.
+/// Between two rounds of the open loop are some microseconds. If they take this long the load did not run. Rounds
+/// themselves are not looked at: a long one may be work that a server's slow answers have made.
 const HELD_UP: Duration = Duration::from_millis(1);
 /// Of the open loop when nothing is due and no answer is there.
 const REST: Duration = Duration::from_micros(5);
@@ -191,7 +192,6 @@ pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done
             held_up_until = now;
             done.held_up += now - last;
         }
-        last = now;
         let idle = (sent, done.answered);
         let due_by_now = ((now - begun).as_secs_f64() * per_second) as u64;
         while sent < due_by_now.min(total) {
@@ -210,6 +210,7 @@ pub(crate) fn pace(workload: &Workload, per_second: f64, time: Duration) -> Done
             }
             is_busy
         });
+        last = Instant::now();
         if idle == (sent, done.answered) {
             std::thread::sleep(REST);
         }

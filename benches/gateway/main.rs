@@ -4,7 +4,8 @@
 //! everything, which takes half an hour. Words: `get` (64, 512 and 4096 connections), `fresh` (a connection per
 //! request), `beacon`, `json`, `form`, `mix` (a tenth rejected), `workers` (two), `parameters`, `pixels` (10 to
 //! 1,000,000 known ones), `kafka` (a real broker; needs Java and Maven), `tls`, `latency` (open loop at half load),
-//! `large` (the longest events, Kafka away), `backlog` (2 GB leave for Kafka), `start`.
+//! `large` (the longest events, Kafka away), `behind` (Kafka away, behind 2 GB), `backlog` (2 GB leave for Kafka),
+//! `start`.
 //!
 //! All threads of a server share CPU 0; load, and the broker, have CPU 1. Rounds are interleaved and medians reported,
 //! so that what else the machine does hits all alike. Baselines send the gateway's own reply headers and body bytes.
@@ -79,13 +80,10 @@ fn main() {
     let connections = setting("CONNECTIONS", 256) as usize;
     let of = |title: &str, kind, connections| Case { title: title.into(), kind, connections, is_fresh: false };
     if words.is_empty() || all {
-        rounds::run(&mut report, &of("The pixel", Kind::Get, connections), &field(1));
+        the_pixel(&mut report, &[connections]);
     }
     if asked("get") {
-        let field = field(1);
-        for connections in [64, 512, 4096] {
-            rounds::run(&mut report, &of("The pixel", Kind::Get, connections), &field);
-        }
+        the_pixel(&mut report, &[64, 512, 4096]);
     }
     if asked("fresh") {
         let case = Case { is_fresh: true, ..of("A connection per request", Kind::Get, 64) };
@@ -124,10 +122,11 @@ fn main() {
         rounds::latency(&mut report, connections, &field(1));
     }
     if asked("large") {
-        let away = Some((NOWHERE.to_owned(), "exactly_once"));
-        let mut field = [Server::gateway(&wish("synced")), Server::gateway(&Wish { kafka: away, ..wish("synced") })];
-        field[1].publishes = false;
+        let field = [Server::gateway(&wish("synced")), backlog::without_kafka()];
         rounds::run(&mut report, &of("The longest events; the second with Kafka away", Kind::Large, 64), &field);
+    }
+    if asked("behind") {
+        backlog::wait_behind(&mut report, connections);
     }
     if asked("backlog") {
         backlog::run(&mut report);
@@ -136,6 +135,15 @@ fn main() {
         start(&mut report);
     }
     report.end();
+}
+
+/// The plain pixel over so many connections, one server each for all of it.
+fn the_pixel(report: &mut Report, connections: &[usize]) {
+    let field = field(1);
+    for count in connections {
+        let case = Case { title: "The pixel".into(), kind: Kind::Get, connections: *count, is_fresh: false };
+        rounds::run(report, &case, &field);
+    }
 }
 
 /// From nothing to the first answer.

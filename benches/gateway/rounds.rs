@@ -132,19 +132,22 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
         let done = load::run(&workload(server, &case), time);
         rates.push(done.answered as f64 / time.as_secs_f64() / 2.0);
     }
-    // A sync takes what it takes on a machine that does the same: the first server is under its load meanwhile.
+    // A sync takes what it takes on a machine that does the same: meanwhile the first server is under the last one's
+    // load.
+    let rate = rates.last().copied().unwrap_or_default();
     let mut syncs: Vec<Syncs> = Vec::new();
     for _ in 0..setting("ROUNDS", 5) {
         for (index, server) in servers.iter().enumerate() {
             results[index].push(load::pace(&workload(server, &case), rates[index], time));
         }
-        syncs.push(place::beside(rates[0], || load::pace(&workload(&servers[0], &case), rates[0], time)).1);
+        syncs.push(place::beside(rate, || load::pace(&workload(&servers[0], &case), rate, time)).1);
     }
     report.say(&format!(
         "\nLatency at half load, open loop, from the moment a request is due; {connections} connections. The last \
          columns: without requests that waited while the load, on the other CPU, was held up for more than a \
          millisecond, as hosts do to virtual machines; and the share of time in which it was. The last lines: a loop \
-         that does nothing but write records and sync, on the servers' CPU, while the first server is under its load; \
+         that does nothing but write records and sync, on the servers' CPU, while the first server is under the last \
+         one's load; \
          from the moment a record is due until it is durable, and each sync by itself:\n\n\
          | server | requests/s | p50 µs | p99 µs | p99.9 µs | p99 µs, not held up | held up |\n\
          |---|---|---|---|---|---|---|"
