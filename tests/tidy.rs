@@ -37,7 +37,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("telemetry", ""),
     (
         "http",
-        "record pixel time event diagnostics limits inflight journal registry upstream feed ingest publish metrics",
+        "record pixel time event diagnostics limits policy inflight journal registry upstream feed ingest publish \
+         metrics",
     ),
     ("metrics", "record pixel time event limits journal registry upstream feed ingest publish"),
     (

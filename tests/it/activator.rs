@@ -16,7 +16,7 @@ use super::gateway::{PATIENCE, Site, binary, until};
 pub struct Activator {
     site: Site,
     public: TcpListener,
-    ops: TcpListener,
+    other: (&'static str, TcpListener),
     manager: UnixDatagram,
 }
 
@@ -29,11 +29,16 @@ pub struct Activated<'a> {
 impl Activator {
     /// Binds a site's addresses for good.
     pub fn new(site: Site) -> Activator {
-        let public = TcpListener::bind(site.public).unwrap();
         let ops = TcpListener::bind(site.ops).unwrap();
+        Activator::with(site, "ops", ops)
+    }
+
+    /// The same with a listener of another name in the second place.
+    pub fn with(site: Site, name: &'static str, listener: TcpListener) -> Activator {
+        let (public, other) = (TcpListener::bind(site.public).unwrap(), (name, listener));
         let manager = UnixDatagram::bind(site.config().with_file_name("manager")).unwrap();
         manager.set_read_timeout(Some(PATIENCE)).unwrap();
-        Activator { site, public, ops, manager }
+        Activator { site, public, other, manager }
     }
 
     /// The site.
@@ -48,7 +53,9 @@ impl Activator {
 
     /// Starts the program with both sockets.
     pub fn launch(&self) -> Activated<'_> {
-        let child = self.command(&self.public, &self.ops, "LISTEN_FDS=2 LISTEN_FDNAMES=public:ops").spawn().unwrap();
+        let (name, other) = &self.other;
+        let names = format!("LISTEN_FDS=2 LISTEN_FDNAMES=public:{name}");
+        let child = self.command(&self.public, other, &names).spawn().unwrap();
         Activated { activator: self, child }
     }
 

@@ -8,8 +8,10 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::broker::{Broker, java};
+use super::gateway::until;
 
 /// Everything without a right is this principal.
 const ANYBODY: &str = "User:ANONYMOUS";
@@ -33,6 +35,8 @@ impl Broker {
         let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         let made = with_admin(self, async |admin, options| admin.create_topics(&[new], options).await);
         made.unwrap().remove(0).unwrap();
+        // It is made when the controller says so; the broker knows a little later.
+        until("the topic is seen", || !self.leaders(topic).is_empty());
     }
 
     /// Deletes a topic with its records.
@@ -54,6 +58,22 @@ impl Broker {
         let asked = [ResourceSpecifier::Topic(topic)];
         let told = with_admin(self, async |admin, options| admin.describe_configs(&asked, options).await);
         told.unwrap().remove(0).unwrap().get(name).and_then(|entry| entry.value.clone()).unwrap_or_default()
+    }
+
+    /// Gives a topic one more partition, unless it has `most`.
+    pub fn add_partition(&self, topic: &str, most: usize) {
+        let count = self.leaders(topic).len();
+        if count < most {
+            self.add_partitions(topic, count + 1);
+        }
+    }
+
+    /// Who leads each partition of a topic, as this broker knows.
+    pub fn leaders(&self, topic: &str) -> Vec<i32> {
+        let mut config = ClientConfig::new();
+        let consumer: BaseConsumer = config.set("bootstrap.servers", self.address()).create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(30)).unwrap();
+        metadata.topics()[0].partitions().iter().map(|partition| partition.leader()).collect()
     }
 
     /// Makes a topic have so many partitions.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::gateway::Site;
 use super::load::Ledger;
+use super::oracle;
 
 /// What an audit saw.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,14 +17,16 @@ pub struct Findings {
     pub doubled: usize,
     /// Records that nobody sent, or that a refused request left, or under another id than was answered.
     pub invented: usize,
+    /// Records of numbered events that don't say what was sent.
+    pub altered: usize,
 }
 
-/// No loss, no double, nothing invented.
-pub const CLEAN: Findings = Findings { lost: 0, doubled: 0, invented: 0 };
+/// No loss, no double, nothing invented or altered.
+pub const CLEAN: Findings = Findings { lost: 0, doubled: 0, invented: 0, altered: 0 };
 
 /// Compares; `records` are JSON texts of events. Prints the first offenders.
 pub fn audit(ledger: &Ledger, records: &[String]) -> Findings {
-    let mut findings = Findings { lost: 0, doubled: 0, invented: 0 };
+    let mut findings = CLEAN;
     let mut by_id: HashMap<String, String> = HashMap::new();
     let mut nonces: HashMap<String, String> = HashMap::new();
     for text in records {
@@ -35,6 +38,9 @@ pub fn audit(ledger: &Ledger, records: &[String]) -> Findings {
         }
         if !ledger.sent.contains(&nonce) || ledger.refused.contains_key(&nonce) {
             report(&mut findings.invented, "invented", text);
+        }
+        if ledger.numbered.contains(&nonce) && !oracle::made(&record) {
+            report(&mut findings.altered, "altered", text);
         }
     }
     for (id, nonce) in &ledger.acknowledged {

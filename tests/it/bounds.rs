@@ -1,5 +1,6 @@
 //! Requests that are too large, too slow, broken, or too many at once, byte by byte: each has its answer in time.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -112,7 +113,10 @@ fn slow_bodies_are_not_waited_for() {
         }
     }
     assert_eq!(said(&client.reply().unwrap()), (408, Some("body_timeout")));
+    assert_eq!(gateway.stop(), Some(0));
     // Within its time it is read, in whatever pieces.
+    site.reconfigure("body_timeout = \"400ms\"", "body_timeout = \"10s\"");
+    let gateway = site.start();
     let mut client = connect(&site);
     let request = partial(10, 5);
     let (head, body) = request.split_at(request.len() - 20);
@@ -122,6 +126,39 @@ fn slow_bodies_are_not_waited_for() {
         std::thread::sleep(Duration::from_millis(5)); // so that it leaves in a packet of its own
     }
     assert_eq!(said(&client.reply().unwrap()), (204, None));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+/// Not merely silent.
+fn assert_closed(client: &mut Client) {
+    let error = client.reply().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
+}
+
+#[test]
+fn heads_that_stall_or_trickle_end_in_time() {
+    let site = Site::new("");
+    let gateway = site.start();
+    let begun = Instant::now();
+    let (mut silent, mut stalled, mut trickling) = (connect(&site), connect(&site), connect(&site));
+    let beginning = format!("GET {EVENT}?id={PIXEL} HTTP/1.1\r\nHost: gateway.test\r\nX-Slow: ");
+    stalled.send(beginning.as_bytes()).unwrap();
+    trickling.send(beginning.as_bytes()).unwrap();
+    // A byte now and then is no way to stay: a head has five seconds.
+    let mut bytes = 0;
+    while trickling.send(b"y").is_ok() && bytes < 100 {
+        std::thread::sleep(Duration::from_millis(100)); // the sender's own pace
+        bytes += 1;
+    }
+    assert!(bytes > 20, "it had its time: {bytes}");
+    for client in [&mut stalled, &mut trickling] {
+        // There is no request yet that a reason could be of.
+        assert_eq!(client.reply().unwrap().status, 408);
+        assert_closed(client);
+    }
+    // Who has asked nothing has no answer.
+    assert_closed(&mut silent);
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(gateway.stop(), Some(0));
 }
 

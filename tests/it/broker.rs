@@ -18,7 +18,7 @@ use super::gateway::free_address;
 use super::maven::{self, INSTALL};
 
 const VERSION: &str = "4.1.1";
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Rights can be set; what has none set is open to everybody.
 const GUARDED: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\

@@ -4,6 +4,7 @@
 //! beacons are as on https. The shop is `www.shop.localhost`, the gateway `px.shop.localhost`: one site, two origins.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -93,7 +94,10 @@ impl Browser {
             "{method} /session{session}{command} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        let mut client = Client::connect(self.address).unwrap();
+        // A browser that starts, or a page that loads, on a machine with more to do than it can.
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(180))).unwrap();
+        let mut client = Client::over(stream);
         client.send(request.as_bytes()).unwrap();
         let reply = client.reply().unwrap();
         let told: Value = serde_json::from_slice(&reply.body).unwrap();

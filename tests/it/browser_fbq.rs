@@ -1,8 +1,11 @@
 //! Pages that call `fbq` or `_fbq`: their own stubs and calls, and scripts of ours behind them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::browser::{Browser, Shop, events};
+use super::browser_pages::{ID, STUB, snippet};
 use super::gateway::{PIXEL, Site};
 
 /// What pages have: a stub that keeps calls, and loads the script.
@@ -106,5 +109,23 @@ fn calls_of_the_older_fbq_become_records() {
             json!({"pixel_id": PIXEL, "value": "0.00", "currency": "USD", "source": "tr", "params": {"if": "false"}}),
         ]
     );
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn a_frame_without_an_origin_tells_as_others_do() {
+    let site = Site::new("[tag]\nloader_path = \"/shop/app.js\"");
+    site.reconfigure(PIXEL, ID);
+    let gateway = site.start();
+    // As shop systems put scripts of others into one: reading cookies and storing anything are errors there.
+    let frame = "<iframe sandbox=\"allow-scripts\" src=\"/frame\"></iframe>";
+    let own = format!("pixelgate('consent', 'grant'); pixelgate('track', '{ID}', {{event_name: 'own'}});");
+    let calls = format!("fbq('consent', 'grant'); fbq('init', '{ID}'); fbq('track', 'one'); fbq('track', 'two');");
+    let inner = format!("{}{STUB}<script>{own}</script>{}", snippet(), fbq(&calls));
+    let shop = Shop::open(&site, &[("/thanks", "", frame), ("/frame", "", &inner)]);
+    let browser = Browser::start();
+    browser.visit(&shop.elsewhere("/thanks"));
+    let names: BTreeSet<String> = events(&site, 4).iter().map(|record| record["event_name"].to_string()).collect();
+    assert_eq!(names, ["null", "\"one\"", "\"own\"", "\"two\""].map(String::from).into());
     assert_eq!(gateway.stop(), Some(0));
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::browser::{Shop, events};
 use super::browser_pages::{ID, STUB, TAG, site, snippet, told};
 use super::gateway::{PATIENCE, Site, until};
+use super::tools::patiently;
 
 const INSTALL: &str = "the e2e tests need Firefox: apt-get install firefox-esr";
 /// What keeps it to itself and to loopback, and tells on which port it listens. One process for all tabs of a site: it
@@ -37,7 +38,7 @@ user_pref("toolkit.telemetry.reportingpolicy.firstRun", false);
 
 /// One browser with a fresh profile.
 struct Firefox {
-    child: Child,
+    _process: Process,
     stream: BufReader<TcpStream>,
     asked: u64,
     _profile: tempfile::TempDir,
@@ -52,14 +53,14 @@ impl Firefox {
             .args(["--headless", "--marionette", "--remote-allow-system-access", "--no-remote", "--profile"])
             .arg(profile.path());
         command.env("HOME", profile.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect(INSTALL);
-        let read_port =
-            || std::fs::read_to_string(profile.path().join("MarionetteActivePort")).ok()?.trim().parse().ok();
-        until("Firefox tells its port", || read_port().is_some_and(|port: u16| port > 0));
-        let port: u16 = read_port().unwrap();
+        let process = Process(command.spawn().expect(INSTALL));
+        let port = patiently("Firefox tells its port", || {
+            let port = std::fs::read_to_string(profile.path().join("MarionetteActivePort")).ok()?.trim().parse().ok();
+            port.filter(|port: &u16| *port > 0)
+        });
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut browser = Firefox { child, stream: BufReader::new(stream), asked: 0, _profile: profile };
+        let mut browser = Firefox { _process: process, stream: BufReader::new(stream), asked: 0, _profile: profile };
         let hello = browser.message();
         assert_eq!(hello["marionetteProtocol"], 3, "{hello}");
         browser.ask("WebDriver:NewSession", &json!({"capabilities": {"alwaysMatch": {"acceptInsecureCerts": false}}}));
@@ -115,11 +116,14 @@ impl Firefox {
     }
 }
 
-impl Drop for Firefox {
+/// Killed at the end.
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
         // Its children end when they see that it has gone.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 
@@ -159,6 +163,44 @@ fn in_firefox_visitors_leave_close_and_lose_their_network() {
     browser.wait("navigator.onLine === false");
     browser.offline(false);
     assert_eq!(names(&events(&site, 4)), ["", "closed", "left", "offline"]);
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn in_firefox_policies_cookies_and_apps_are_as_elsewhere() {
+    let site = Site::new("[validation]\nunknown_pixel = \"flag\"");
+    let gateway = site.start();
+    let csp = "Content-Security-Policy: default-src 'none'; script-src 'self' {px}; connect-src {px}\r\n";
+    let isolated = "Cross-Origin-Opener-Policy: same-origin\r\nCross-Origin-Embedder-Policy: require-corp\r\n";
+    // One that no script can read.
+    let cookie = "Set-Cookie: _fbp=fb.1.1625813003210.1037862016; Domain=shop.localhost; Path=/; HttpOnly\r\n";
+    let second = snippet().replace(ID, "6014360342905");
+    let pages = [
+        ("/page.js", "", &*format!("fb_param = {{pixel_id: '{ID}', cd: {{page: location.pathname}}}};")),
+        ("/csp", csp, &format!("<script src=\"/page.js\"></script>{TAG}")),
+        ("/isolated", isolated, &snippet()),
+        ("/cookie", cookie, &snippet()),
+        ("/two", "", &format!("{}\n{second}", snippet())),
+        ("/app", "", &format!("{STUB}{TAG}")),
+    ];
+    let shop = Shop::open(&site, &pages);
+    let mut browser = Firefox::with("");
+    browser.visit(&shop.url("/csp"));
+    assert_eq!(events(&site, 1)[0]["params"]["cd[page]"], "/csp");
+    browser.visit(&shop.url("/isolated"));
+    assert_eq!(told(&events(&site, 2)[1])["page_url"], shop.url("/isolated"));
+    assert_eq!(browser.run("return crossOriginIsolated"), true);
+    browser.visit(&shop.url("/cookie"));
+    assert_eq!(events(&site, 3)[2]["fbp"], "fb.1.1625813003210.1037862016");
+    browser.visit(&shop.elsewhere("/cookie"));
+    assert_eq!(events(&site, 4)[3]["fbp"], Value::Null);
+    browser.visit(&shop.url("/two"));
+    let mut two: Vec<String> = events(&site, 6)[4..].iter().map(|record| record["pixel_id"].to_string()).collect();
+    two.sort();
+    assert_eq!(two, [format!("\"{ID}\""), "\"6014360342905\"".to_owned()]);
+    browser.visit(&shop.url("/app"));
+    browser.run(&format!("history.pushState({{}}, '', '/app/thanks'); pixelgate('track', '{ID}')"));
+    assert_eq!(events(&site, 7)[6]["page_url"], shop.url("/app/thanks"));
     assert_eq!(gateway.stop(), Some(0));
 }
 

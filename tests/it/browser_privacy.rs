@@ -59,6 +59,35 @@ fn a_visitor_has_an_id_from_the_grant_to_the_refusal() {
 }
 
 #[test]
+fn on_another_sites_page_the_tag_brings_metas_ids_unless_refused() {
+    // What the tag sends is kept, whatever the visitor says: leaving it out must be its own doing.
+    let site = Site::new("[pixels.\"*\"]\nconsent = \"ignore\"\n");
+    site.reconfigure(PIXEL, ID);
+    let gateway = site.start();
+    // Names that stand in the place of the document's own members.
+    let odd = format!("{STUB}{TAG}<form name=\"cookie\"></form><form name=\"domain\"></form><img name=\"URL\">");
+    let shop = Shop::open(&site, &[("/app", "", &format!("{STUB}{TAG}")), ("/odd", "", &odd)]);
+    let browser = Browser::start();
+    browser.visit(&shop.elsewhere("/app"));
+    browser.run(
+        "document.cookie = 'prefs=a&_fbp=none'; document.cookie = '_fbp=fb.1.1625813003210.1037862016'; \
+         document.cookie = '_fbc=fb.1.1625813003210.IwAR1';",
+    );
+    let told = |record: &Value| (record["fbp"].clone(), record["fbc"].clone(), record["page_url"].clone());
+    browser.run(&format!("pixelgate('track', '{ID}', {{event_id: ''}})"));
+    let first = events(&site, 1).remove(0);
+    let ids = (json!("fb.1.1625813003210.1037862016"), json!("fb.1.1625813003210.IwAR1"));
+    assert_eq!(told(&first), (ids.0, ids.1, json!(shop.elsewhere("/app"))));
+    assert!(first["event_id"].as_str().unwrap().len() > 16, "an empty one is none: {first}");
+    track(&browser, "pixelgate('consent', 'revoke')");
+    assert_eq!(told(&events(&site, 2)[1]), (Value::Null, Value::Null, json!(shop.elsewhere("/app"))));
+    browser.visit(&shop.elsewhere("/odd"));
+    track(&browser, "");
+    assert_eq!(events(&site, 3)[2]["page_url"], shop.elsewhere("/odd"));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
 fn a_privacy_control_keeps_the_tag_from_ids() {
     let site = Site::new("[validation]\nunknown_pixel = \"flag\"\n[privacy]\nbrowser_id = \"on\"");
     site.reconfigure(PIXEL, ID);
@@ -140,8 +169,9 @@ fn browsers_without_keepalive_tell_by_beacon_or_image() {
     ];
     let shop = Shop::open(&site, &pages);
     let browser = Browser::start();
-    for (path, ..) in pages {
+    for ((path, ..), number) in pages.iter().zip(1..) {
         browser.visit(&shop.url(path));
+        events(&site, number);
     }
     let records = events(&site, 4);
     let mut names: Vec<&Value> = records.iter().map(|record| &record["event_name"]).collect();

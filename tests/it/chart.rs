@@ -179,6 +179,12 @@ fn a_pod_is_given_what_the_program_takes_and_time_enough_to_stop() {
             ));
         }
         assert_eq!(set["persistentVolumeClaimRetentionPolicy"]["whenScaled"], "Retain");
+        assert_eq!(set["volumeClaimTemplates"].as_array().map(Vec::len), Some(1), "{name}: a volume per node");
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            assert!(pod["containers"][0][probe].is_object(), "{name}: {probe}");
+        }
+        assert!(pod["topologySpreadConstraints"].is_array(), "{name}: nodes are spread");
+        assert_eq!(of_kind(&objects, "PodDisruptionBudget").len(), 1, "{name}");
     }
 }
 
@@ -219,6 +225,9 @@ fn prometheus_finds_the_nodes_and_reads_the_rules() {
         .collect();
     let [nodes] = found[..] else { panic!("{found:?}") };
     assert_eq!(nodes["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+    let relabeling = &monitor["endpoints"][0]["relabelings"][0];
+    assert_eq!(relabeling["sourceLabels"][0], "__meta_kubernetes_pod_name", "names outlast restarts");
+    assert_eq!(relabeling["targetLabel"], "instance");
     let label = monitor["jobLabel"].as_str().unwrap();
     assert_eq!(nodes["metadata"]["labels"][label], "pixelgate", "rules say job=\"pixelgate\"");
     // JSON is YAML.

@@ -237,11 +237,11 @@ fn journal_commands_read_positions_kinds_and_the_tail() {
 fn a_position_below_the_oldest_exits_2_and_names_the_oldest() {
     let site = Site::new("[journal]\nsegment_bytes = \"1MiB\"\nmax_bytes = \"4MiB\"\n");
     let gateway = site.start();
-    let mut client = Client::connect(site.public).unwrap();
     let filler = "x".repeat(1900);
     let gone = || code(&site.run(&["journal", "export", "--from", "0"])) == Some(2);
     let mut sent = 0;
     while !gone() {
+        let mut client = Client::connect(site.public).unwrap();
         for _ in 0..200 {
             let reply = client.get(&format!("/offsite_event.php?id={PIXEL}&a={filler}&b={filler}")).unwrap();
             assert_eq!(reply.status, 200, "without Kafka the oldest expires: {reply:?}");
@@ -249,7 +249,6 @@ fn a_position_below_the_oldest_exits_2_and_names_the_oldest() {
         }
         assert!(sent < 20_000, "nothing expired");
     }
-    drop(client);
     assert_eq!(gateway.stop(), Some(0));
     let output = site.run(&["journal", "export", "--from", "0"]);
     let first = stdout(&site.run(&["journal", "export", "--positions"]));

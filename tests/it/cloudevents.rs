@@ -12,6 +12,7 @@ use super::audit::balanced_stat;
 use super::client::Client;
 use super::consumer::each_committed;
 use super::gateway::{PIXEL, Site, until};
+use super::schema::check;
 
 /// Headers and value of each record of a topic.
 fn records(brokers: &str, topic: &str) -> Vec<(BTreeMap<String, String>, String)> {
@@ -23,6 +24,17 @@ fn records(brokers: &str, topic: &str) -> Vec<(BTreeMap<String, String>, String)
         found.push((headers, text(message.payload().unwrap())));
     });
     found
+}
+
+/// What docs/asyncapi.json says of the headers of a kind: each is there, as it says, and no other.
+fn assert_as_documented(kind: &str, headers: &BTreeMap<String, String>) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/asyncapi.json");
+    let document: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut schema = document["components"]["messages"][kind]["headers"].clone();
+    let names: Vec<Value> = schema["properties"].as_object().unwrap().keys().map(|name| name.as_str().into()).collect();
+    assert!(headers.keys().all(|name| names.contains(&name.as_str().into())), "{headers:?}");
+    schema["required"] = names.into();
+    assert_eq!(check(&schema, &serde_json::to_value(headers).unwrap()), [""; 0], "{kind}");
 }
 
 #[test]
@@ -58,6 +70,9 @@ fn records_are_cloud_events_if_that_is_wanted_and_their_values_are_the_journal_s
                 ("ce_time", field("received_at")),
                 ("ce_dataschema", format!("urn:pixelgate:schema:{}", field("schema"))),
             ];
+            if wanted {
+                assert_as_documented(kind, headers);
+            }
             let expected = expected.into_iter().filter(|_| wanted).map(|(name, text)| (name.to_owned(), text));
             assert_eq!(*headers, expected.collect(), "{kind}");
         }

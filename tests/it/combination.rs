@@ -31,18 +31,20 @@ enum Fault {
     FullDisk,
     ReadOnlyDisk,
     FailingDisk,
+    FailingWrites,
     Clock,
     SlowNetwork,
     SilentNetwork,
     CutNetwork,
     CutRequest,
     SwallowedRequests,
+    PartitionAdded,
     BrokerFrozen,
     BrokerKilled,
     BrokerStopped,
 }
 
-const ALL: [Fault; 19] = [
+const ALL: [Fault; 21] = [
     Fault::Kill,
     Fault::KillInCall,
     Fault::KillAtRequest,
@@ -53,12 +55,14 @@ const ALL: [Fault; 19] = [
     Fault::FullDisk,
     Fault::ReadOnlyDisk,
     Fault::FailingDisk,
+    Fault::FailingWrites,
     Fault::Clock,
     Fault::SlowNetwork,
     Fault::SilentNetwork,
     Fault::CutNetwork,
     Fault::CutRequest,
     Fault::SwallowedRequests,
+    Fault::PartitionAdded,
     Fault::BrokerFrozen,
     Fault::BrokerKilled,
     Fault::BrokerStopped,
@@ -95,7 +99,7 @@ fn combine<'s>(stage: &Stage<'s>, gateway: Gateway<'s>, until: Instant) -> (Gate
         }
         thread::sleep(stage.millis(200, 3500));
         while !faults.is_empty() {
-            mend(stage, &gateway, faults.swap_remove(stage.below(faults.len())));
+            mend(stage, &mut gateway, faults.swap_remove(stage.below(faults.len())));
             thread::sleep(stage.millis(0, 300));
         }
         gateway = Some(revive(stage, gateway.take()));
@@ -131,17 +135,21 @@ fn begin<'s>(stage: &Stage<'s>, gateway: &mut Option<Gateway<'s>>, fault: Fault)
             stage.shim.fail_changes(EROFS);
         }
         (Fault::FailingDisk, _) => stage.shim.fail_syncs(EIO),
+        (Fault::FailingWrites, _) => stage.shim.fail_writes(EIO),
         (Fault::Clock, _) => stage.shim.shift_clock(stage.below(3_000_000) as i64 - 1_500_000),
         (Fault::SlowNetwork, _) => stage.proxy.set(Network::Slow),
         (Fault::SilentNetwork, _) => stage.proxy.set(Network::Silent),
         (Fault::CutNetwork, _) => stage.proxy.set(Network::Cut),
         (Fault::CutRequest, _) => {
             let when = [When::Asked, When::Answered][stage.below(2)];
-            stage.proxy.trap(APIS[stage.below(APIS.len())], when, Deed::Cut);
+            let deed = [Deed::Cut, Deed::CutWithin][stage.below(2)];
+            stage.proxy.trap(APIS[stage.below(APIS.len())], when, deed);
         }
         (Fault::SwallowedRequests, _) => {
             stage.proxy.trap(APIS[stage.below(APIS.len())], When::Asked, Deed::Swallow);
         }
+        // Each makes the next ones' fan wider, so there are not too many of them.
+        (Fault::PartitionAdded, _) => stage.broker.add_partition(stage.topic, 12),
         (Fault::BrokerFrozen, _) => stage.broker.freeze(),
         (Fault::BrokerKilled, _) => stage.broker.kill(),
         (Fault::BrokerStopped, _) => stage.broker.stop(),
@@ -156,18 +164,20 @@ fn begin<'s>(stage: &Stage<'s>, gateway: &mut Option<Gateway<'s>>, fault: Fault)
     }
 }
 
-fn mend(stage: &Stage<'_>, gateway: &Option<Gateway<'_>>, fault: Fault) {
+fn mend(stage: &Stage<'_>, gateway: &mut Option<Gateway<'_>>, fault: Fault) {
     match fault {
-        Fault::Kill | Fault::PowerCut | Fault::Stop | Fault::Clock => {}
+        Fault::Kill | Fault::PowerCut | Fault::Stop | Fault::Clock | Fault::PartitionAdded => {}
         Fault::Freeze => {
-            // It may have been killed meanwhile.
-            if let Some(gateway) = gateway {
+            // It may have been killed meanwhile; who is gone takes no signals.
+            if let Some(gateway) = gateway
+                && gateway.has_ended().is_none()
+            {
                 gateway.signal(Signal::CONT);
             }
         }
         Fault::KillInCall => stage.shim.crash_no_more(),
         Fault::SlowDisk => stage.shim.delay_syncs(0),
-        Fault::FullDisk | Fault::ReadOnlyDisk => {
+        Fault::FullDisk | Fault::ReadOnlyDisk | Fault::FailingWrites => {
             stage.shim.fail_writes(0);
             stage.shim.fail_allocations(0);
             stage.shim.fail_changes(0);
@@ -183,11 +193,15 @@ fn mend(stage: &Stage<'_>, gateway: &Option<Gateway<'_>>, fault: Fault) {
 /// With everything mended, it runs or is started again.
 fn revive<'s>(stage: &Stage<'s>, gateway: Option<Gateway<'s>>) -> Gateway<'s> {
     let Some(mut gateway) = gateway else { return stage.site.start() };
-    let deadline = Instant::now() + Duration::from_secs(40);
+    let deadline = Instant::now() + Duration::from_secs(120);
     // Ready, or on its way to the end.
     while gateway.has_ended().is_none() {
         if gateway.readiness() == Some(200) {
-            return gateway;
+            // A signal to stop may be waiting behind the one to go on.
+            thread::sleep(Duration::from_millis(300));
+            if gateway.has_ended().is_none() && gateway.readiness() == Some(200) {
+                return gateway;
+            }
         }
         assert!(Instant::now() < deadline, "neither ready nor ended: {}", stage.site.log());
         thread::sleep(Duration::from_millis(20));

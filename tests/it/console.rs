@@ -114,6 +114,17 @@ fn pixels_are_listed_newest_event_first_for_those_who_may_see_them() {
 }
 
 #[test]
+fn a_trial_of_a_pixel_with_origins_comes_as_from_one_of_them() {
+    for origins in ["[\"shop.example\"]", "[\"*.shop.example\", \"b.example\"]", "[\"shop.example\", \"none\"]"] {
+        let site = Site::new(&format!("[pixels.\"{PIXEL}\"]\norigins = {origins}\n"));
+        let gateway = site.start();
+        let answer = ask(&site, "POST", &format!("/api/trial?id={PIXEL}"), LOCAL);
+        assert!(json(&answer)["message"].as_str().unwrap().starts_with("accepted, record "), "{origins}: {answer:?}");
+        assert_eq!(gateway.stop(), Some(0));
+    }
+}
+
+#[test]
 fn a_trial_goes_the_whole_way_and_leaves_the_status_alone() {
     let site = Site::new("");
     let gateway = site.start();

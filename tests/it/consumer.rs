@@ -7,7 +7,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
+/// A transaction that was answered for is visible by then.
+const MARKED: Duration = Duration::from_secs(10);
 
 /// A record as a consumer gets it.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub struct Consumed {
     /// Kafka key.
     pub key: Option<String>,
     /// Kafka timestamp.
+    #[cfg_attr(not(feature = "e2e"), expect(dead_code, reason = "mock clusters are not asked for it"))]
     pub time_ms: i64,
     /// Kafka value.
     pub value: String,
@@ -22,6 +25,7 @@ pub struct Consumed {
 
 /// Reads all partitions of a topic up to their ends.
 pub fn read_committed(brokers: &str, topic: &str) -> Vec<Consumed> {
+    settle(brokers, topic);
     let mut records = Vec::new();
     each_committed(brokers, topic, |message| {
         records.push(Consumed {
@@ -31,6 +35,28 @@ pub fn read_committed(brokers: &str, topic: &str) -> Vec<Consumed> {
         });
     });
     records
+}
+
+/// Waits until no transaction is open: a broker answers before it has written its markers. One that nobody ends is not
+/// waited for.
+fn settle(brokers: &str, topic: &str) {
+    let deadline = Instant::now() + MARKED;
+    let ends = |isolation: &str| {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("group.id", "auditor").set("isolation.level", isolation);
+        let consumer: BaseConsumer = config.create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), MARKED).ok()?;
+        let partitions = metadata.topics().first()?.partitions().iter();
+        let high = |id| consumer.fetch_watermarks(topic, id, MARKED).ok().map(|(_, high)| high);
+        partitions.map(|partition| high(partition.id())).collect::<Option<Vec<i64>>>()
+    };
+    loop {
+        let (committed, all) = (ends("read_committed"), ends("read_uncommitted"));
+        if (committed.is_some() && committed == all) || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// As `read_committed`, for topics that are larger than memory.

@@ -101,7 +101,10 @@ impl Published {
         assert_eq!(lines.len(), EVENTS);
         let newer: Vec<String> = lines.iter().map(|line| extended(line)).collect();
         let newer_topic = "consumers.newer";
-        produce(&broker, newer_topic, &newer);
+        // Those that were late first by their time come last here, as from a node that was without Kafka.
+        let (late, others) = newer.split_at(LATE);
+        produce(&broker, newer_topic, others);
+        produce(&broker, newer_topic, late);
         abort(&broker, newer_topic);
         Published { broker, topic, lines, newer, newer_topic }
     }
@@ -129,10 +132,11 @@ fn extended(line: &str) -> String {
     record.to_string()
 }
 
-fn produce(broker: &Broker, topic: &str, lines: &[String]) {
+/// Records without a transaction, as a program of another version may write them.
+pub fn produce(broker: &Broker, topic: &str, values: &[impl AsRef<[u8]>]) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", broker.address()).create().unwrap();
-    for line in lines {
-        producer.send(BaseRecord::to(topic).key(PIXEL).payload(line)).unwrap();
+    for value in values {
+        producer.send(BaseRecord::to(topic).key(PIXEL).payload(value.as_ref())).unwrap();
     }
     producer.flush(Duration::from_secs(60)).unwrap();
 }
@@ -169,7 +173,7 @@ fn the_console_consumer_shows_each_record_once() {
     let mut command = java("org.apache.kafka.tools.consumer.ConsoleConsumer");
     command.args(words.iter().map(|word| published.adapt(word)));
     // It would wait for more; what it shows by then is all.
-    let output = command.args(["--timeout-ms", "20000"]).output().unwrap();
+    let output = command.args(["--timeout-ms", "40000"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     // Its own word that nothing more came is a line without a key.
     let records = text.lines().filter_map(|line| line.split_once('\t'));
@@ -222,6 +226,17 @@ fn the_python_consumer_stores_each_conversion_once_also_if_all_comes_again_with_
     assert_eq!(rows.len(), EVENTS - 1, "all but the trial");
     let values: BTreeSet<&str> = rows.iter().map(|(_, value)| value.as_str()).collect();
     assert_eq!(values, BTreeSet::from(["", "12.3400", "999999999999999.12345678", "-0.00000001"]));
+    let store = rusqlite::Connection::open(directory.path().join("conversions.db")).unwrap();
+    let mut query = store.prepare(&block("sqlite-conversions")).unwrap();
+    let found =
+        query.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, i64>(3)?.to_string()]));
+    let found: Vec<[String; 4]> = found.unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(found, CONVERSIONS.map(|(pixel, event, currency, count, _)| [pixel, event, currency, count]));
+    let mut query = store.prepare(&block("sqlite-late")).unwrap();
+    let found = query.query_map([], |row| Ok((row.get(1)?, row.get(2)?))).unwrap();
+    let late: Vec<(usize, i64)> = found.collect::<Result<_, _>>().unwrap();
+    assert_eq!(late.iter().map(|(count, _)| count).sum::<usize>(), LATE);
+    assert!(late.iter().all(|(_, seconds)| *seconds >= 7_000), "{late:?}");
     let all: Vec<Value> = published.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(rows.iter().all(|(record, _)| all.contains(&serde_json::from_str(record).unwrap())), "{rows:?}");
 }

@@ -87,9 +87,7 @@ fn clickhouse_takes_the_export_with_exact_values_and_counts_each_conversion_once
         .map(|answer| answer.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect())
         .collect();
     assert_conversions(&conversions_of(&answers[2]));
-    let late: u64 = answers[3].iter().map(|row| number(&row["late"])).sum();
-    assert_eq!(late, LATE as u64, "{text}");
-    assert!(answers[3].iter().all(|row| number(&row["latest_s"]) >= 7_000), "{text}");
+    assert_late(&answers[3].iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
     let fine = &answers[4][0];
     assert_eq!((number(&fine["all"]), number(&fine["without"])), (EVENTS as u64, 2), "{text}");
     assert_eq!(
@@ -107,9 +105,16 @@ fn number(value: &Value) -> u64 {
 /// Prints what the page's program found, a line a row; as text, since numbers of JSON are not exact here.
 const ROWS: &str = r#"
 import json
-for row in conversions.collect():
-    print("ROW", json.dumps({name: None if value is None else str(value) for name, value in row.asDict().items()}))
+for mark, rows in ("ROW", conversions), ("LATE", late):
+    for row in rows.collect():
+        print(mark, json.dumps({name: None if value is None else str(value) for name, value in row.asDict().items()}))
 "#;
+
+/// How many were late, by day, and by how many seconds at most: all of those that were sent two hours before.
+fn assert_late(days: &[(u64, u64)]) {
+    assert_eq!(days.iter().map(|(late, _)| late).sum::<u64>(), LATE as u64, "{days:?}");
+    assert!(days.iter().all(|(_, seconds)| (7_000..8_000).contains(seconds)), "{days:?}");
+}
 
 #[test]
 fn spark_counts_each_conversion_once_with_exact_sums_also_of_records_of_a_later_version() {
@@ -129,12 +134,13 @@ fn spark_counts_each_conversion_once_with_exact_sums_also_of_records_of_a_later_
     let mut command = Command::new(interpreter);
     command.current_dir(directory.path()).arg(&submit[3]).env("PYSPARK_SUBMIT_ARGS", options);
     let text = said(&mut command);
-    let rows: Vec<Value> = text
-        .lines()
-        // The progress bar has no line of its own.
-        .filter_map(|line| Some(serde_json::from_str(line.split_once("ROW ")?.1).unwrap()))
-        .collect();
-    assert_conversions(&conversions_of(&rows));
+    // The progress bar has no line of its own.
+    let rows = |mark: &str| -> Vec<Value> {
+        text.lines().filter_map(|line| Some(serde_json::from_str(line.split_once(mark)?.1).unwrap())).collect()
+    };
+    assert_conversions(&conversions_of(&rows("ROW ")));
+    let late = rows("LATE ");
+    assert_late(&late.iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
 }
 
 /// What the SQL client of Flink needs beside what the page's reader has in a distribution of Flink.
@@ -161,7 +167,8 @@ fn flink_counts_each_conversion_once_with_exact_sums() {
     let directory = directory();
     fs::write(directory.path().join("config.yaml"), "execution.target: local\n").unwrap();
     let settings = "SET 'execution.runtime-mode' = 'batch';\nSET 'sql-client.execution.result-mode' = 'tableau';\n";
-    fs::write(directory.path().join("query.sql"), settings.to_owned() + &published.adapt(&block("flink"))).unwrap();
+    let queries = settings.to_owned() + &published.adapt(&(block("flink") + "\n" + &block("flink-late")));
+    fs::write(directory.path().join("query.sql"), queries.replace(published.topic, published.newer_topic)).unwrap();
     let mut command = Command::new("java");
     command.args(["-Xmx768m", "-XX:+UseSerialGC"]);
     for package in ["java.lang", "java.util", "java.net", "java.util.concurrent"] {
@@ -172,11 +179,13 @@ fn flink_counts_each_conversion_once_with_exact_sums() {
     let text = said(command.args(["embedded", "-hist", "history", "-f", "query.sql"]));
     let rows: Vec<Vec<String>> = text
         .lines()
-        .filter(|line| line.starts_with('|') && !line.contains("pixel_id"))
+        .filter(|line| line.starts_with('|') && !line.contains("pixel_id") && !line.contains("latest_s"))
         .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().replace("<NULL>", "")).collect())
         .collect();
-    assert!(!rows.is_empty(), "{text}");
-    assert_conversions(&rows);
+    let (conversions, late): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.len() == 5);
+    assert!(!conversions.is_empty(), "{text}");
+    assert_conversions(&conversions);
+    assert_late(&late.iter().map(|day| (day[1].parse().unwrap(), day[2].parse().unwrap())).collect::<Vec<_>>());
 }
 
 fn jar_list(directory: &Path) -> Vec<String> {

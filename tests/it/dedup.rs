@@ -1,13 +1,15 @@
 //! Deduplication from outside: copies of an event, one after the other and at once, over several connections and runs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde_json::Value;
 
 use super::client::{Client, Reply};
 use super::exposition::Page;
-use super::gateway::{PIXEL, Site};
+use super::gateway::{PIXEL, Site, until};
 use super::random::Random;
 
 const DUPLICATE: &str = "duplicate";
@@ -111,11 +113,16 @@ fn of_many_copies_at_once_one_makes_a_record() {
 
 #[test]
 fn what_was_acknowledged_before_a_kill_is_a_copy_after_it() {
-    let site = Site::new("[journal]\nsegment_bytes = \"256KiB\"\nmax_bytes = \"64MiB\"\n");
+    let site = Site::new("[journal]\nsegment_bytes = \"256KiB\"\nmax_bytes = \"64MiB\"\n[log]\nlevel = \"debug\"\n");
     let mut random = Random::from_environment();
     let (mut next, mut acknowledged) = (0, Vec::new());
-    for _ in 0..6 {
+    // A start waits for the ids of earlier runs no longer than a moment; they are known a little later.
+    let knows = |starts: usize| {
+        until("ids are known", || site.log().matches("event ids of earlier runs are known").count() >= starts);
+    };
+    for run in 1..=6 {
         let gateway = site.start();
+        knows(run);
         let mut client = Client::connect(site.public).unwrap();
         // A visitor's page sends again what it isn't sure of, and some that it is.
         for _ in 0..10 {
@@ -124,27 +131,32 @@ fn what_was_acknowledged_before_a_kill_is_a_copy_after_it() {
                 assert!(is_copy(&send(&mut client, &format!("eid={old}"))), "{old}");
             }
         }
-        let address = site.public;
         let from = next;
         next += 2000;
+        let count = Arc::new(AtomicUsize::new(0));
+        let (counted, mut client) = (Arc::clone(&count), Client::connect(site.public).unwrap());
         let sender = thread::spawn(move || {
-            let mut client = Client::connect(address).unwrap();
             let mut acknowledged = Vec::new();
             for number in from..from + 2000 {
                 let filler = "y".repeat(300);
                 let target = format!("/offsite_event.php?id={PIXEL}&eid={number}&x={filler}");
                 match client.get(&target) {
-                    Ok(reply) if reply.status == 200 => acknowledged.push(number.to_string()),
+                    Ok(reply) if reply.status == 200 => {
+                        acknowledged.push(number.to_string());
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
                     _ => break,
                 }
             }
             acknowledged
         });
+        until("some are acknowledged", || count.load(Ordering::Relaxed) >= 20);
         thread::sleep(random.millis(0, 400));
         gateway.kill();
         acknowledged.extend(sender.join().unwrap());
     }
     let gateway = site.start();
+    knows(7);
     let mut client = Client::connect(site.public).unwrap();
     for id in &acknowledged {
         assert!(is_copy(&send(&mut client, &format!("eid={id}"))), "{id}");

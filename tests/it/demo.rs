@@ -7,12 +7,15 @@ use super::tools::root;
 
 /// Alerts that may begin to wait while things are restarted, and must not come up: nodes, authority and Kafka are away
 /// for seconds, meanwhile records pile up in a small journal, and publishers connect again.
-const EXPECTED: [&str; 5] = [
+const EXPECTED: [&str; 7] = [
     "PixelgateDown",
     "PixelgatePublishingBlocked",
     "PixelgateJournalFullSoon",
     "PixelgatePublisherUnsteady",
     "PixelgateUpstreamFails",
+    // A disk that others write to as well.
+    "PixelgateDiskSlow",
+    "PixelgateSlow",
 ];
 
 #[test]

@@ -123,6 +123,7 @@ fn limits_and_archived_pixels_show_as_what_they_are() {
     let created: Value = serde_json::from_slice(&created.body).unwrap();
     let id = created["id"].as_str().unwrap();
     assert_eq!(ask(&site, &archive.replace("{}", id)).status, 204);
+    let mut client = Client::connect(site.public).unwrap();
     assert_eq!(client.get(&format!("/offsite_event.php?id={id}")).unwrap().reason(), Some("archived_pixel"));
     let seen = counted(&site, id, &token, 0, 1);
     assert_eq!((&seen["archived"], &seen["last_24h"]["rejected"]), (&json!(true), &json!({"archived_pixel": 1})));

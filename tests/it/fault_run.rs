@@ -37,6 +37,7 @@ fn lane(seed: u64, play: impl FnOnce((&Broker, &Proxy), &mut dyn FnMut() -> Rand
 #[test]
 fn nothing_is_lost_doubled_or_altered_by_any_fault_alone_or_combined() {
     let mut random = Random::from_environment();
+    let seed = random.seed();
     let combine = Duration::from_secs(seconds().unwrap_or(SECONDS));
     let [first, second, third] = [random.next(), random.next(), random.next()];
     let rows = thread::scope(|scope| {
@@ -44,7 +45,7 @@ fn nothing_is_lost_doubled_or_altered_by_any_fault_alone_or_combined() {
         let kafka = scope.spawn(move || lane(second, |place, random| faults::of_kafka(place, random)));
         let combined = scope.spawn(move || {
             let mut rows = lane(third, |place, random| combination::run(place, random(), combine));
-            rows.extend(is_wanted("three brokers").then(|| trio::row(third)));
+            rows.extend(is_wanted("three brokers").then(trio::row));
             rows
         });
         let lanes = [gateway, kafka, combined].map(|lane| lane.join().expect("a scenario's panic is in its row"));
@@ -54,13 +55,13 @@ fn nothing_is_lost_doubled_or_altered_by_any_fault_alone_or_combined() {
     rows.iter().for_each(|row| writeln!(table, "{row}").unwrap());
     eprintln!("{table}");
     if let Some(seconds) = seconds() {
-        write(seconds, &table);
+        write(seed, seconds, &table);
     }
     assert!(rows.iter().all(Row::is_good), "see the table");
 }
 
 /// `benches/runs/<date>-faults.md`.
-fn write(seconds: u64, table: &str) {
+fn write(seed: u64, seconds: u64, table: &str) {
     let now = pixelgate::time::Clock::now(&pixelgate::time::SystemClock).to_rfc3339();
     let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/runs");
     fs::create_dir_all(&runs).unwrap();
@@ -68,10 +69,12 @@ fn write(seconds: u64, table: &str) {
     let commit =
         commit.map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).into_owned());
     let text = format!(
-        "# Faults, {}\n\nCommit {}, by\n\n```sh\nPIXELGATE_E2E_SECONDS={seconds} cargo test --features e2e --test it \
+        "# Faults, {}\n\nCommit {}, by\n\n```sh\nPIXELGATE_TEST_SEED={seed} PIXELGATE_E2E_SECONDS={seconds} \
+         cargo test --features e2e --test it \
          fault_run -- --nocapture\n```\n\nEach row is a gateway of its own under load of numbered events: its faults, \
          what was answered, and what a `read_committed` consumer got at the end. `open` are requests without an \
-         answer, or with `journal_unavailable`: they may have become a record, once. What each fault is: \
+         answer, or with `journal_unavailable`: they may have become a record, once. Each row also holds that the \
+         metrics add up at the end (accepted = published + pending + parked + expired + damaged). What each fault is: \
          `tests/it/faults.rs` and `tests/it/combination.rs`.\n\n{table}",
         &now[..10],
         commit.trim()

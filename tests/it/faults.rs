@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::audit::balanced_stat;
 use super::broker::Broker;
@@ -48,7 +48,7 @@ type Clean = for<'s> fn(&Stage<'s>, Gateway<'s>) -> Played<'s>;
 /// A scenario of which nothing may be wrong at the end: name, further lines of the table `journal`, what is done.
 type Scene = (&'static str, &'static str, Clean);
 
-const OF_GATEWAY: [Scene; 12] = [
+const OF_GATEWAY: [Scene; 14] = [
     ("kill -9 at random moments", "", kill_at_random),
     ("kill -9 within calls of the journal", "", kill_in_calls),
     ("kill -9 around requests of the publisher", "", kill_at_requests),
@@ -61,15 +61,19 @@ const OF_GATEWAY: [Scene; 12] = [
     ("write fails with EIO", "", |stage, gateway| fail(stage, gateway, Shim::fail_writes)),
     ("fdatasync takes 0.3 s", "", slow_syncs),
     ("wall clock jumps by half an hour", "", jump),
+    ("clock two hours ahead, which Kafka refuses", "", run_ahead),
+    ("no file descriptor left", "", exhaust_descriptors),
 ];
 
-const OF_KAFKA: [Scene; 9] = [
+const OF_KAFKA: [Scene; 11] = [
     ("network slow", "", |stage, gateway| network(stage, gateway, Network::Slow)),
     ("connections refused and reset", "", |stage, gateway| network(stage, gateway, Network::Cut)),
     ("network silent, as when packets are dropped", "", |stage, gateway| network(stage, gateway, Network::Silent)),
-    ("connections cut at each request", "", cut_requests),
+    ("connections cut before, within and behind each request and answer", "", cut_requests),
     ("produce requests are never answered", "", swallow),
     ("Kafka away until journal.max_bytes is reached", "max_bytes = \"4MiB\"\n", fill_journal),
+    ("partitions added", "", add_partitions),
+    ("max.message.bytes lowered below every record", "", lower_limit),
     ("broker SIGSTOP, longer than a transaction", "", freeze_broker),
     ("broker kill -9 and restart", "", kill_broker),
     ("broker clean restart", "", restart_broker),
@@ -242,12 +246,52 @@ fn jump<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
     (gateway, "+30 min, -60 min, +30 min".into())
 }
 
+fn run_ahead<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
+    stage.shim.shift_clock(2 * 3_600_000);
+    wait_blocked(stage.site, &gateway, "clock");
+    stage.load.wait_for(20);
+    stage.shim.shift_clock(0);
+    // Else what was received meanwhile would wait until its time.
+    stage.broker.set_topic(stage.topic, &[("message.timestamp.after.max.ms", "10800000")]);
+    wait_published(stage.site, &gateway, 20);
+    assert_eq!(gateway.metric("journal_parked_events"), Some(0.0));
+    (gateway, "nothing parked".into())
+}
+
+/// Nobody can connect, nor can the publisher; who is connected is served.
+fn exhaust_descriptors<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
+    let pid = rustix::process::Pid::from_raw(gateway.id() as i32);
+    let limit = |current| prlimit(pid, Resource::Nofile, Rlimit { current, ..getrlimit(Resource::Nofile) }).unwrap();
+    // Its connections to Kafka go, and there is nothing to make new ones of: the lowest free number is too high.
+    stage.proxy.set(Network::Cut);
+    wait_blocked(stage.site, &gateway, "unreachable");
+    let open: Vec<String> = fs::read_dir(format!("/proc/{}/fd", gateway.id()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let lowest = (0..).find(|number: &u64| !open.contains(&number.to_string())).expect("numbers don't end");
+    let good = limit(Some(lowest)).current;
+    stage.proxy.set(Network::Good);
+    let published = || balanced_stat(stage.site)["published"].as_u64();
+    let before = published();
+    stage.load.wait_for(300);
+    assert_eq!(published(), before, "without a descriptor nobody publishes");
+    limit(good);
+    wait_published(stage.site, &gateway, 20);
+    (gateway, format!("none above {lowest} for 300 events"))
+}
+
 fn flip<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
     stage.proxy.set(Network::Cut);
     wait_blocked(stage.site, &gateway, "unreachable");
     stage.load.wait_for(300);
     let pending = balanced_stat(stage.site)["pending"].as_u64().unwrap();
-    let (segment, length) = newest_segment(stage);
+    let mut newest = newest_segment(stage);
+    wait_for("batches in the newest segment", stage.site, || {
+        newest = newest_segment(stage);
+        newest.1 > 64 << 10
+    });
+    let (segment, length) = newest;
     gateway.kill();
     // Well before the last batch, and behind what is published.
     let file = fs::OpenOptions::new().read(true).write(true).open(segment).unwrap();
@@ -266,7 +310,7 @@ fn newest_segment(stage: &Stage<'_>) -> (PathBuf, u64) {
     let files = fs::read_dir(stage.site.data().join("journal")).unwrap().map(|entry| entry.unwrap().path());
     let newest = files.filter(|path| path.extension().is_some_and(|end| end == "seg")).max().expect("there is one");
     let bytes = fs::read(&newest).unwrap();
-    let length = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    let length = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64);
     (newest, length)
 }
 
@@ -287,11 +331,13 @@ fn network<'s>(stage: &Stage<'s>, gateway: Gateway<'s>, network: Network) -> Pla
 fn cut_requests<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
     let mut cuts = 0;
     for (api, when) in APIS[1..].iter().flat_map(|api| [(*api, When::Asked), (*api, When::Answered)]) {
-        let before = stage.proxy.sprung();
-        stage.proxy.trap(api, when, Deed::Cut);
-        wait_for(&format!("{api:?} {when:?} cut"), stage.site, || stage.proxy.sprung() > before);
-        wait_published(stage.site, &gateway, 10);
-        cuts += 1;
+        for deed in [Deed::Cut, Deed::CutWithin] {
+            let before = stage.proxy.sprung();
+            stage.proxy.trap(api, when, deed);
+            wait_for(&format!("{api:?} {when:?} cut"), stage.site, || stage.proxy.sprung() > before);
+            wait_published(stage.site, &gateway, 10);
+            cuts += 1;
+        }
     }
     (gateway, format!("{cuts} cuts"))
 }
@@ -318,11 +364,38 @@ fn fill_journal<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
     let refused = "events_total{outcome=\"rejected\",reason=\"journal_full\"}";
     wait_for("journal_full", stage.site, || gateway.metric(refused).is_some_and(|count| count > 0.0));
     assert_eq!(gateway.readiness(), Some(503));
+    // Longer than what others send: what is shorter may still fit.
+    let long = format!("/offsite_event?id={PIXEL}&a={0}&b={0}&c={0}", "x".repeat(1000));
+    let reply = Client::connect(stage.site.public).and_then(|mut client| client.get(&long));
+    let reply = reply.expect("it answers");
+    let wait: Option<u64> = reply.header("retry-after").and_then(|seconds| seconds.parse().ok());
+    assert!(reply.status == 503 && wait.is_some_and(|seconds| (1..=3600).contains(&seconds)), "{reply:?}");
     stage.proxy.set(Network::Good);
+    wait_for("it is ready", stage.site, || gateway.readiness() == Some(200));
     crowd.wait_for(50);
     stage.others.borrow_mut().absorb(crowd.finish());
-    wait_for("it is ready", stage.site, || gateway.readiness() == Some(200));
     (gateway, "journal_full, then ready by itself".into())
+}
+
+fn add_partitions<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
+    stage.broker.add_partitions(stage.topic, 7);
+    wait_published(stage.site, &gateway, 200);
+    (gateway, "7 partitions".into())
+}
+
+fn lower_limit<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {
+    stage.broker.set_topic(stage.topic, &[("max.message.bytes", "100")]);
+    wait_blocked(stage.site, &gateway, "quota");
+    stage.load.wait_for(20);
+    let parked = gateway.metric("journal_parked_events").unwrap();
+    stage.broker.set_topic(stage.topic, &[]);
+    wait_published(stage.site, &gateway, 20);
+    // The first few may be taken for the ones to blame, before it is clear that every record is refused.
+    assert!(parked <= 16.0, "{parked} parked");
+    assert_eq!(gateway.stop(), Some(0), "{}", stage.site.log());
+    let retry = stage.site.run(&["parked", "retry"]);
+    assert_eq!(retry.status.code(), Some(0), "{}", String::from_utf8_lossy(&retry.stderr));
+    (stage.site.start(), format!("blocked; {parked} parked and retried"))
 }
 
 fn freeze_broker<'s>(stage: &Stage<'s>, gateway: Gateway<'s>) -> Played<'s> {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::exposition::Page;
-use super::gateway::{PIXEL, Site, until};
+use super::gateway::{PATIENCE, PIXEL, Site, until};
 
 /// Creates a pixel of ad account 9; the site's own belongs to another.
 fn create_other(site: &Site) -> String {
@@ -114,7 +114,7 @@ fn it_shows_records_as_they_lie_in_the_journal() {
     let first = fire(&site, &format!("/offsite_event.php?id={PIXEL}&value=2&x={hostile}")).unwrap();
     assert!(fire(&site, "/offsite_event.php?id=77").is_none());
     // Nobody waits for the commit of a rejected one: the next could overtake it through another worker.
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while records(&site).len() < 3 {
         assert!(Instant::now() < deadline, "the rejected one is kept");
     }
@@ -237,7 +237,7 @@ fn a_reader_that_does_not_read_is_cut_off_and_holds_nothing_up() {
 
 #[test]
 fn streams_end_at_once_when_the_gateway_is_told_to_stop() {
-    let site = Site::with_server("shutdown_delay = \"5s\"", "");
+    let site = Site::with_server("shutdown_delay = \"10s\"", "");
     let gateway = site.start();
     let mut streams: Vec<Stream> = (0..3).map(|_| Stream::open(&site, "/events", LOCAL)).collect();
     let asked = Instant::now();
@@ -245,7 +245,7 @@ fn streams_end_at_once_when_the_gateway_is_told_to_stop() {
     for stream in &mut streams {
         assert!(stream.next().is_none());
     }
-    assert!(asked.elapsed() < Duration::from_secs(4), "before the delay is over: {:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(8), "before the delay is over: {:?}", asked.elapsed());
     assert_eq!(status(&site, "/events", LOCAL), 503, "and no new ones");
     assert_eq!(gateway.wait().code(), Some(0));
 }

@@ -102,10 +102,11 @@ impl Knowing {
         command.args(["serve", "--config"]).arg(site.config()).env("SSL_CERT_FILE", authorities);
         command.env("PIXELGATE_REGISTRY__MODE", "proxy").env("PIXELGATE_REGISTRY__UPSTREAM", upstream);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let knowing = Knowing(child);
         let ready =
             || Client::connect(site.ops).is_ok_and(|mut client| client.get("/readyz").is_ok_and(|r| r.status == 200));
         until("the gateway is ready", ready);
-        Knowing(child)
+        knowing
     }
 }
 

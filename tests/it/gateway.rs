@@ -20,7 +20,7 @@ use super::client::Client;
 /// The pixel that every site knows.
 pub const PIXEL: &str = "6010000000001";
 /// How long anything that must happen may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 const STEP: Duration = Duration::from_millis(5);
 
 /// A data directory with its config and ports.
@@ -151,10 +151,19 @@ impl Gateway<'_> {
 
     /// A figure of `/metrics`, by its name with labels, without `pixelgate_`.
     pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics([name]).map(|[value]| value)
+    }
+
+    /// Figures of one scrape; `None` without an answer, or if one of them is not there.
+    pub fn metrics<const N: usize>(&self, names: [&str; N]) -> Option<[f64; N]> {
         let text = Client::connect(self.site.ops).ok()?.get("/metrics").ok()?.body;
         let text = String::from_utf8(text).unwrap();
-        let wanted = format!("pixelgate_{name} ");
-        text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok())
+        let mut found = [0.0; N];
+        for (name, value) in names.iter().zip(&mut found) {
+            let wanted = format!("pixelgate_{name} ");
+            *value = text.lines().find_map(|line| line.strip_prefix(&wanted)?.parse().ok())?;
+        }
+        Some(found)
     }
 
     /// Sends it a signal.

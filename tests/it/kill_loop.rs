@@ -37,7 +37,7 @@ fn exactly_once_through_kill_9_of_gateway_and_broker() {
     let (mut kills, mut broker_kills) = (0, 0);
     let load = Load::start(site.public, SENDERS);
     let mut gateway = site.start();
-    while Instant::now() < end {
+    while Instant::now() < end || kills < KILLS || broker_kills == 0 {
         thread::sleep(pause(seconds, &mut random));
         let broker_is_down = Instant::now() >= broker_falls;
         if broker_is_down {
@@ -76,7 +76,6 @@ fn exactly_once_through_kill_9_of_gateway_and_broker() {
         values.len()
     );
     assert_eq!(findings, CLEAN, "{}", site.log());
-    assert!(kills >= KILLS && broker_kills >= 1, "{kills} and {broker_kills} kills are no proof");
     assert_eq!(stat["published"].as_u64(), Some(values.len() as u64), "{stat}");
 
     // The journal says the same, record by record.

@@ -12,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Reply};
 use super::gateway::{PATIENCE, PIXEL};
+#[cfg(feature = "e2e")]
+use super::oracle;
 
 /// What the senders know at the end.
 #[derive(Default)]
 pub struct Ledger {
     /// Every nonce that left.
     pub sent: HashSet<String>,
+    /// Those among them whose events `oracle` made.
+    pub numbered: HashSet<String>,
     /// Record id of each acknowledged request, with its nonce.
     pub acknowledged: HashMap<String, String>,
     /// Nonces whose reply says that nothing was recorded.
@@ -32,6 +36,7 @@ impl Ledger {
     /// Adds what others know.
     pub fn absorb(&mut self, other: Ledger) {
         self.sent.extend(other.sent);
+        self.numbered.extend(other.numbered);
         for (id, nonce) in other.acknowledged {
             let earlier = self.acknowledged.insert(id, nonce);
             assert_eq!(earlier, None, "two requests were answered with one record id");
@@ -43,13 +48,14 @@ impl Ledger {
 }
 
 /// Sends a request and reads its answer: of a sender's so-many-th event, with this nonce in it.
-pub type Offer = dyn Fn(&mut Client, u64, &str) -> io::Result<Reply> + Send + Sync;
+type Offer = fn(&mut Client, u64, &str) -> io::Result<Reply>;
 
 /// Running senders.
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     senders: Vec<JoinHandle<Ledger>>,
+    numbered: bool,
 }
 
 impl Load {
@@ -61,19 +67,26 @@ impl Load {
     /// As `start`, each sender resting for `gap` after an answer. `run` begins the nonces: loads of one audit differ
     /// in it.
     pub fn paced(address: SocketAddr, senders: u64, gap: Duration, run: &'static str) -> Load {
-        Load::offering(address, senders, gap, run, Arc::new(offer))
+        Load::offering(address, senders, gap, run, offer)
     }
 
-    /// As `paced`, with requests of one's own.
-    pub fn offering(address: SocketAddr, senders: u64, gap: Duration, run: &'static str, offer: Arc<Offer>) -> Load {
+    /// As `paced`, with events of all forms, whose content `oracle` can tell and `audit` holds their records against.
+    #[cfg(feature = "e2e")]
+    pub fn numbered(address: SocketAddr, senders: u64, gap: Duration, run: &'static str) -> Load {
+        let mut load = Load::offering(address, senders, gap, run, oracle::offer);
+        load.numbered = true;
+        load
+    }
+
+    fn offering(address: SocketAddr, senders: u64, gap: Duration, run: &'static str, offer: Offer) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let start = |sender| {
-            let (stop, acknowledged, offer) = (Arc::clone(&stop), Arc::clone(&acknowledged), Arc::clone(&offer));
-            thread::spawn(move || send(address, &format!("{run}{sender}"), gap, &stop, &acknowledged, &*offer))
+            let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+            thread::spawn(move || send(address, &format!("{run}{sender}"), gap, &stop, &acknowledged, offer))
         };
         let senders = (0..senders).map(start).collect();
-        Load { stop, acknowledged, senders }
+        Load { stop, acknowledged, senders, numbered: false }
     }
 
     /// How many are acknowledged so far.
@@ -92,13 +105,23 @@ impl Load {
     }
 
     /// Stops the senders, each after its last answer, and adds up what they know.
-    pub fn finish(self) -> Ledger {
+    pub fn finish(mut self) -> Ledger {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Ledger::default();
-        for sender in self.senders {
+        for sender in std::mem::take(&mut self.senders) {
             all.absorb(sender.join().expect("a sender panicked"));
         }
+        if self.numbered {
+            all.numbered.clone_from(&all.sent);
+        }
         all
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // A test that failed leaves nobody behind who disturbs the next one.
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -108,7 +131,7 @@ fn send(
     gap: Duration,
     stop: &AtomicBool,
     acknowledged: &AtomicU64,
-    offer: &Offer,
+    offer: Offer,
 ) -> Ledger {
     let mut ledger = Ledger::default();
     let mut connection: Option<Client> = None;

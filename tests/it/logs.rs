@@ -7,6 +7,7 @@ use super::gateway::{PIXEL, Site, free_address, until};
 fn no_request_writes_a_line() {
     let site = Site::new("");
     let gateway = site.start();
+    until("it says that it serves", || site.log().contains("pixelgate::app: serving"));
     let before = site.log();
     let ordinary = format!("GET /offsite_event.php?id={PIXEL}&value=1 HTTP/1.1\r\nHost: h\r\n\r\n");
     let unknown = "GET /offsite_event.php?id=7 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned();
@@ -35,6 +36,6 @@ fn the_publisher_s_own_lines_stand_beside_those_of_its_library() {
     // Both come from one thread, and the library also says what isn't shown.
     until("its library is heard", || site.log().contains("librdkafka"));
     until("the publisher is heard", || site.log().contains("publishing: connecting again"));
-    assert!(site.log().contains(" INFO pixelgate::app: serving"), "{}", site.log());
+    until("it serves", || site.log().contains(" INFO pixelgate::app: serving"));
     assert_eq!(gateway.stop(), Some(0));
 }

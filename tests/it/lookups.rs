@@ -41,8 +41,8 @@ fn a_pixel_that_no_list_has_is_asked_for_when_it_is_seen_often_and_known_over_re
     let site = proxy_site(&upstream, TOKEN);
     let gateway = site.start();
     assert_eq!(fire(&site, "71", OFTEN - 1), 404);
-    assert_eq!(fire(&site, "72", OFTEN), 404);
-    until("the other was asked for", || lookups(&gateway, "unknown") == 1.0);
+    // Now and then two ids have one place in the table, and wear each other down: then it takes more.
+    until("the other was asked for", || fire(&site, "72", OFTEN) == 404 && lookups(&gateway, "unknown") == 1.0);
     assert_eq!(asked(&upstream), ["72"], "less than often is not often");
     assert_eq!(fire(&site, "71", 1), 404, "the request that makes it often doesn't wait");
     until("it is known", || fire(&site, "71", 1) == 200);
@@ -50,8 +50,7 @@ fn a_pixel_that_no_list_has_is_asked_for_when_it_is_seen_often_and_known_over_re
     assert_eq!(question.header("authorization").as_deref(), Some("OAuth mine"));
     assert!(question.header("user-agent").unwrap().starts_with("pixelgate/"), "{question:?}");
     assert_eq!(fire(&site, "72", 5 * OFTEN), 404);
-    assert_eq!(fire(&site, "73", OFTEN), 404);
-    until("a third was asked for", || lookups(&gateway, "unknown") == 2.0);
+    until("a third was asked for", || fire(&site, "73", OFTEN) == 404 && lookups(&gateway, "unknown") == 2.0);
     assert_eq!(asked(&upstream), ["72", "71", "73"], "no id is asked for twice");
     assert_eq!(lookups(&gateway, "found"), 1.0);
     drop(upstream);
@@ -106,9 +105,10 @@ fn nobody_is_asked_without_a_token_or_without_an_upstream() {
     // The same upstream has something to say to a gateway with a token: by then the others would have asked, too.
     let other = proxy_site(&upstream, TOKEN);
     let gateways = [proxy.start(), local.start(), other.start()];
-    for site in [&proxy, &local, &other] {
+    for site in [&proxy, &local] {
         assert_eq!(fire(site, "71", 3 * OFTEN), 404);
     }
+    fire(&other, "71", 3 * OFTEN);
     until("the one with a token knows it", || fire(&other, "71", 1) == 200);
     until("the one with a token asks again", || {
         fire(&other, "75", OFTEN);
@@ -130,8 +130,9 @@ fn lies_and_silence_teach_nothing() {
     let site = proxy_site(&upstream, TOKEN);
     let gateway = site.start();
     for (number, id) in ["71", "72", "73", "74", "75", "76"].iter().enumerate() {
-        assert_eq!(fire(&site, id, OFTEN), 404);
-        until("it was asked for", || lookups(&gateway, "failed") == number as f64 + 1.0);
+        until("it was asked for", || {
+            fire(&site, id, OFTEN) == 404 && lookups(&gateway, "failed") == number as f64 + 1.0
+        });
         assert_eq!(fire(&site, id, 1), 404, "{id}");
     }
     assert_eq!(fire(&site, "99", 1), 404);

@@ -10,6 +10,8 @@ mod desk;
 mod exposition;
 mod gateway;
 mod load;
+#[cfg_attr(not(feature = "e2e"), expect(dead_code, reason = "visitors of a real Kafka are made of it"))]
+mod oracle;
 mod power;
 mod random;
 mod shim;
@@ -74,6 +76,8 @@ mod broker;
 #[cfg(feature = "e2e")]
 mod browser;
 #[cfg(feature = "e2e")]
+mod browser_calls;
+#[cfg(feature = "e2e")]
 mod browser_fbq;
 #[cfg(feature = "e2e")]
 mod browser_firefox;
@@ -119,8 +123,6 @@ mod maven;
 mod monitoring;
 #[cfg(feature = "upgrade")]
 mod older;
-#[cfg(feature = "e2e")]
-mod oracle;
 #[cfg(feature = "e2e")]
 mod outage;
 #[cfg(feature = "e2e")]

@@ -166,6 +166,9 @@ fn what_was_sent_is_what_is_counted() {
     // Event records wait for a commit each; rejected ones join the next.
     assert!(page.value("pixelgate_journal_commit_records_sum", &[]) >= 8.0);
     assert!(page.value("pixelgate_journal_commit_duration_seconds_count", &[]) >= 8.0);
+    // Of the accepted and of what the rejected ones left.
+    let appended = page.value("pixelgate_journal_appended_bytes_total", &[]);
+    assert!((8.0 * 200.0..16.0 * 2000.0).contains(&appended), "{appended}");
     assert_eq!(gateway.stop(), Some(0));
 
     let gateway = site.start();

@@ -40,8 +40,16 @@ fn a_full_journal_is_unready_and_alive() {
     let site = Site::new("[kafka]\nbrokers = [\"127.0.0.1:1\"]\n[journal]\nmax_bytes = \"1MiB\"\n");
     let gateway = site.start();
     let mut client = Client::connect(site.public).unwrap();
-    let target = format!("/offsite_event.php?id={PIXEL}&x={}", "y".repeat(900));
-    until("the journal is full", || client.get(&target).unwrap().reason() == Some("journal_full"));
+    let more: String = (0..7).map(|number| format!("&x{number}={}", "y".repeat(900))).collect();
+    let target = format!("/offsite_event.php?id={PIXEL}{more}");
+    let mut refusal = None;
+    until("the journal is full", || {
+        let reply = client.get(&target).unwrap();
+        refusal = (reply.reason() == Some("journal_full")).then_some(reply);
+        refusal.is_some()
+    });
+    let again = refusal.as_ref().and_then(|reply| reply.header("retry-after")).map(str::parse::<u64>);
+    assert!(again.is_some_and(|seconds| seconds.is_ok_and(|seconds| (1..=3600).contains(&seconds))), "{refusal:?}");
     assert_eq!(checks(&site), (503, json!({"ready": false, "checks": {"serving": "ok", "journal": "full"}})));
     assert!(is_alive(&site));
     assert_eq!(Client::connect(site.ops).unwrap().get("/metrics").unwrap().status, 200);

@@ -9,12 +9,14 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::client::Client;
-use super::gateway::{binary, free_address};
+use super::gateway::{PIXEL, Site, binary, free_address};
+use super::load::Load;
 use super::tools::{patiently, root, run, scratch};
 
 const ROOT: &str = "the e2e tests of packages need root, for mount namespaces: run them as root";
@@ -132,6 +134,8 @@ fn the_image_serves_as_nobody_special_on_a_read_only_root_and_drains() {
     command.arg(&data).args(words("Entrypoint")).args(words("Cmd")).env_clear();
     command.envs(words("Env").iter().filter_map(|pair| pair.split_once('=')));
     command.env("PIXELGATE_SERVER__LISTEN", public.to_string()).env("PIXELGATE_OPS__LISTEN", ops.to_string());
+    // It drains: visitors come while it stops, and are served for as long as it says.
+    command.env("PIXELGATE_SERVER__SHUTDOWN_DELAY", "2s").env("PIXELGATE_LIMITS__MODE", "observe");
     command.env("PIXELGATE_VALIDATION__UNKNOWN_PIXEL", "flag").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let log = dir.path().join("log");
     command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
@@ -142,9 +146,35 @@ fn the_image_serves_as_nobody_special_on_a_read_only_root_and_drains() {
     assert_eq!((&*status["CapEff"], &*status["NoNewPrivs"]), ("0000000000000000", "1"));
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", running.0.id())).unwrap();
     assert!(mounts.lines().any(|line| line.split(' ').nth(4) == Some("/") && line.contains(" / ro")), "{mounts}");
-    fire(public, 20);
+    let load = Load::paced(public, 3, Duration::from_millis(5), "i");
+    load.wait_for(50);
+    let before = load.acknowledged();
     assert_eq!(running.stop(), Some(0), "{}", fs::read_to_string(&log).unwrap());
-    assert_eq!(accepted(&data), 20);
+    assert!(load.acknowledged() >= before + 50, "served while it drains");
+    let ledger = load.finish();
+    assert!(ledger.refused.is_empty(), "{:?}", ledger.refused);
+    let acknowledged = ledger.acknowledged.len() as u64;
+    assert!((acknowledged..=acknowledged + ledger.open.len() as u64).contains(&accepted(&data)));
+}
+
+#[test]
+fn systemds_own_activation_starts_it_with_the_first_visitor_who_waits() {
+    let site = Site::new("");
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg("-l").arg(site.public.to_string()).arg("--fdname=public").arg(binary().get_program());
+    let log = site.data().with_extension("activated");
+    command.args(["serve", "--config"]).arg(site.config()).stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(fs::File::create(&log).unwrap());
+    let mut running = Running(command.spawn().expect("the e2e tests need systemd's tools: apt-get install systemd"));
+    // Its socket is there before the program is, which the first connection starts.
+    let mut client = patiently("it listens", || Client::connect(site.public).ok());
+    let reply = client.get(&format!("/offsite_event.php?id={PIXEL}")).unwrap();
+    assert_eq!(reply.status, 200, "{}", fs::read_to_string(&log).unwrap());
+    running.wait_ready(site.ops, &log);
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("server.listen: on a socket that was handed over"), "{said}");
+    assert_eq!(running.stop(), Some(0), "{}", fs::read_to_string(&log).unwrap());
+    assert_eq!(accepted(&site.data()), 1);
 }
 
 /// This machine's root directory with a layer of its own on top, which alone is changed.
@@ -223,6 +253,9 @@ fn the_package_installs_starts_upgrades_and_leaves_events_alone() {
     let enabled = overlay.path("/etc/systemd/system/multi-user.target.wants/pixelgate.service");
     assert!(fs::symlink_metadata(&enabled).is_ok(), "the unit is enabled");
     overlay.run(&["systemd-analyze", "verify", "/usr/lib/systemd/system/pixelgate.service"]);
+    // No worse than docs/operations.md says, in tenths.
+    let security = "systemd-analyze security --offline=true --threshold=14 /usr/lib/systemd/system/pixelgate.service";
+    overlay.run(&security.split(' ').collect::<Vec<_>>());
 
     let (public, ops) = (free_address(), free_address());
     let running = overlay.start(public, ops);

@@ -34,8 +34,8 @@ fn records_above_the_topics_limit_are_parked_and_arrive_once_when_it_is_raised()
     let gateway = site.start();
     let load = visitors(&site, "a");
     wait_published(&site, &gateway, 50);
-    let mut large: Vec<String> = (0..4).map(|_| fire_large(&site, &mut random)).collect();
-    wait_for("they are parked", &site, || parked(&gateway) == Some(4.0));
+    let mut large: Vec<String> = (0..2).map(|_| fire_large(&site, &mut random)).collect();
+    wait_for("they are parked", &site, || parked(&gateway) == Some(2.0));
     wait_published(&site, &gateway, 100);
     // Crashes in the midst of it.
     for _ in 0..3 {
@@ -44,10 +44,10 @@ fn records_above_the_topics_limit_are_parked_and_arrive_once_when_it_is_raised()
     }
     gateway.kill();
     let gateway = site.start();
-    large.extend((0..4).map(|_| fire_large(&site, &mut random)));
+    large.extend((0..2).map(|_| fire_large(&site, &mut random)));
     gateway.kill();
     let gateway = site.start();
-    wait_for("all are parked", &site, || parked(&gateway) == Some(8.0));
+    wait_for("all are parked", &site, || parked(&gateway) == Some(4.0));
     let ledger = load.finish();
     wait_until_published(&site, &gateway);
     assert_eq!(gateway.stop(), Some(0));

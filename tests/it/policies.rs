@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use super::client::{Client, Reply};
 use super::exposition::Page;
-use super::gateway::{PIXEL, Site};
+use super::forward::proxy_site;
+use super::gateway::{PIXEL, Site, until};
+use super::upstream::{Upstream, json};
 
 /// A pixel that only has the rules for all.
 const OTHER: &str = "6010000000002";
@@ -110,6 +112,7 @@ fn a_refusal_takes_out_what_recognises_a_visitor_unless_a_pixel_says_otherwise()
         }
     }
     assert_eq!(visit(&site, PIXEL, "&consent=maybe", false).status, 200);
+    assert_eq!(Page::of(&site).value("pixelgate_events_anonymised_total", &[]), 2.0);
     assert_eq!(gateway.stop(), Some(0));
     let truth = Value::Bool(true);
     let records = records(&site, "event");
@@ -140,6 +143,34 @@ fn a_policy_may_be_to_drop_and_is_counted() {
     assert_eq!((count("accepted", ""), count("rejected", "invalid_id")), (1.0, 3.0));
     assert_eq!(gateway.stop(), Some(0));
     assert_eq!((records(&site, "event").len(), records(&site, "rejected").len()), (1, 0));
+}
+
+#[test]
+fn a_privacy_control_counts_unless_the_operator_says_otherwise() {
+    let site = site("[privacy]\nhonor_gpc = false\nbrowser_id = \"on\"\n");
+    let gateway = site.start();
+    let reply = visit(&site, PIXEL, "", true);
+    assert_eq!((reply.status, reply.header("set-cookie").is_some()), (200, true), "{reply:?}");
+    assert_eq!(Page::of(&site).value("pixelgate_events_anonymised_total", &[]), 0.0);
+    assert_eq!(gateway.stop(), Some(0));
+    let record = records(&site, "event").remove(0);
+    assert_eq!((record.get("gpc"), record["browser_id"].is_string()), (None, true), "{record}");
+    assert!(kept(&record).0, "{record}");
+}
+
+#[test]
+fn a_policy_overlays_pixels_that_an_upstream_has() {
+    let upstream = Upstream::start(|_| json(r#"[{"id":"71","name":"Far","tag":"lead","status":"Active"}]"#));
+    let site = proxy_site(&upstream, "ad_accounts = [\"9\"]\nsync_interval = \"1s\"");
+    site.reconfigure("[limits]\n", "[pixels.\"71\"]\nconsent = \"drop\"\n\n[limits]\n");
+    let gateway = site.start();
+    until("the list is known", || visit(&site, "71", "&consent=granted", false).status == 200);
+    let before = records(&site, "event").len();
+    assert_eq!(visit(&site, "71", "&consent=denied", false).record_id(), None);
+    let labels = [("outcome", "ignored"), ("reason", "consent")];
+    assert_eq!(Page::of(&site).value("pixelgate_events_total", &labels), 1.0);
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(records(&site, "event").len(), before);
 }
 
 /// No word of its own: what else there is to say is said.

@@ -159,6 +159,9 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        if self.process.is_some() {
+            self.freeze(false); // a frozen one would not end
+        }
         if let Some(mut child) = self.process.take() {
             kill_process(Pid::from_child(&child), Signal::QUIT).ok();
             self.process = None;

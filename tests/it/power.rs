@@ -67,29 +67,47 @@ pub fn cut(root: &Path, notes: &Path, random: &mut Random) -> Lost {
 }
 
 fn read(mut bytes: &[u8]) -> Vec<Note> {
-    let mut notes = Vec::new();
-    while !bytes.is_empty() {
-        let short = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        let long = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
-        let kinds =
-            [Kind::Bytes, Kind::Length, Kind::Synced, Kind::Created, Kind::Renamed, Kind::Removed, Kind::DirSynced];
-        let (path, other, data) = (short(4) as usize, short(8) as usize, long(48) as usize);
-        let text = |from: usize, length: usize| {
-            PathBuf::from(String::from_utf8(bytes[HEAD_BYTES + from..][..length].to_vec()).unwrap())
-        };
-        notes.push(Note {
-            kind: kinds[short(0) as usize - 1],
-            path: text(0, path),
-            other: text(path, other),
-            inode: long(16),
-            offset: long(24),
-            length: long(32),
-            before: long(40),
-            data: bytes[HEAD_BYTES + path + other..][..data].to_vec(),
-        });
-        bytes = &bytes[HEAD_BYTES + path + other + data..];
+    // A kill within the last note leaves a part of it. Its change was still to come, or its sync told nobody.
+    std::iter::from_fn(|| next(&mut bytes)).collect()
+}
+
+fn next(bytes: &mut &[u8]) -> Option<Note> {
+    let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+    let short = |at: usize| u32::from_ne_bytes(head[at..at + 4].try_into().unwrap());
+    let long = |at: usize| u64::from_ne_bytes(head[at..at + 8].try_into().unwrap());
+    let kinds = [Kind::Bytes, Kind::Length, Kind::Synced, Kind::Created, Kind::Renamed, Kind::Removed, Kind::DirSynced];
+    let (path, rest) = rest.split_at_checked(short(4) as usize)?;
+    let (other, rest) = rest.split_at_checked(short(8) as usize)?;
+    let (data, rest) = rest.split_at_checked(long(48) as usize)?;
+    *bytes = rest;
+    let text = |part: &[u8]| PathBuf::from(String::from_utf8(part.to_vec()).unwrap());
+    Some(Note {
+        kind: kinds[short(0) as usize - 1],
+        path: text(path),
+        other: text(other),
+        inode: long(16),
+        offset: long(24),
+        length: long(32),
+        before: long(40),
+        data: data.to_vec(),
+    })
+}
+
+#[test]
+fn notes_that_a_kill_cut_are_read_to_the_last_whole_one() {
+    let note = |data: &[u8]| {
+        let heads = [Kind::Removed as u32 + 1, 2, 1, 0].map(u32::to_ne_bytes).concat();
+        let rest = [7, 0, 0, 0, data.len() as u64].map(u64::to_ne_bytes).concat();
+        [&heads, &rest, &b"/a"[..], b"b", data].concat()
+    };
+    let (first, second) = (note(b"kept"), note(&[9; 5000]));
+    let whole = [first.clone(), second].concat();
+    for length in 0..=whole.len() {
+        let read = read(&whole[..length]);
+        let expected = usize::from(length >= first.len()) + usize::from(length == whole.len());
+        assert_eq!(read.len(), expected, "of {length} bytes");
+        assert!(read.first().is_none_or(|note| note.path == Path::new("/a") && note.data == b"kept"));
     }
-    notes
 }
 
 /// Steps (indices of notes) up to which a file or directory is durable.

@@ -127,12 +127,19 @@ fn what_is_reported_as_complete_is_there_through_kills_outages_and_clocks_that_a
         }
     }
     wait_until_published(&site, &gateway);
+    let newest = events(&broker, topic).into_iter().map(|(received, _)| received).max().unwrap();
+    wait_report(&broker, topic, &site, &newest);
+    // And one more, of which only the end of the run can tell.
+    let mut client = Client::connect(site.public).unwrap();
+    assert_eq!(client.get(&format!("/offsite_event?id={PIXEL}")).unwrap().status, 200);
+    drop(client);
+    let said = site.log().len();
     stop(&site, gateway);
 
     assert!(site.log().contains("the topic should be compacted"), "{}", site.log());
 
     let (all, events) = (reports(&broker, &progress), events(&broker, topic));
-    assert!(all.len() >= 5, "{} reports", all.len());
+    assert!(all.len() >= 4, "{} reports", all.len());
     let mut before = "";
     for report in &all {
         let until = report.complete_until();
@@ -142,10 +149,16 @@ fn what_is_reported_as_complete_is_there_through_kills_outages_and_clocks_that_a
         assert!(until >= before, "taken back: {until} after {before}");
         before = until;
     }
-    assert!(events.iter().all(|(received, _)| received.as_str() < before), "the last word of a clean end is for all");
+    // The very last is tried once, by a client that has a second for it.
+    let is_told = !site.log()[said..].contains("progress: not reported");
+    let is_for_all = events.iter().all(|(received, _)| received.as_str() < before);
+    assert!(is_for_all || !is_told, "the last word of a clean end is for all");
     let last = all.last().unwrap().value.as_ref().unwrap();
     let stat = balanced_stat(&site);
-    assert_eq!((&last["published"], &last["position"]), (&stat["published"], &stat["publish_next_position"]), "{stat}");
+    if is_told {
+        let said = (&last["published"], &last["position"]);
+        assert_eq!(said, (&stat["published"], &stat["publish_next_position"]), "{stat}");
+    }
     assert_eq!(last["node_id"].as_str(), Some(node(&site).as_str()));
     assert_eq!(events.len() as u64, stat["published"].as_u64().unwrap());
     eprintln!("{topic}: {} reports, {} events, {} acknowledged", all.len(), events.len(), ledger.acknowledged.len());

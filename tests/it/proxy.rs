@@ -83,6 +83,8 @@ pub enum Deed {
     Swallow,
     /// The connection is cut, once.
     Cut,
+    /// Half of it passes, and then the connection is cut, once.
+    CutWithin,
 }
 
 struct Trap {
@@ -159,6 +161,7 @@ enum Fate {
     Passes,
     Disappears,
     Cuts,
+    CutsWithin,
 }
 
 impl Shared {
@@ -179,6 +182,7 @@ impl Shared {
             }
             Deed::Swallow => Fate::Disappears,
             Deed::Cut => Fate::Cuts,
+            Deed::CutWithin => Fate::CutsWithin,
         }
     }
 }
@@ -228,6 +232,10 @@ fn carry(mut from: &TcpStream, mut into: &TcpStream, when: When, shared: &Shared
                 Fate::Passes if into.write_all(&frame).is_err() => return,
                 Fate::Passes | Fate::Disappears => {}
                 Fate::Cuts => return,
+                Fate::CutsWithin => {
+                    into.write_all(&frame[..frame.len() / 2]).ok();
+                    return;
+                }
             }
         }
     }

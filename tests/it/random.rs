@@ -7,7 +7,6 @@ pub struct Random(u64);
 
 impl Random {
     /// From a seed of one's own.
-    #[cfg(feature = "e2e")]
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }
@@ -19,6 +18,12 @@ impl Random {
         let seed = given.map_or_else(now, |text| text.parse().expect("PIXELGATE_TEST_SEED is a number"));
         eprintln!("seed: PIXELGATE_TEST_SEED={seed}");
         Random(seed)
+    }
+
+    /// What makes the same numbers from here on.
+    #[cfg(feature = "e2e")]
+    pub fn seed(&self) -> u64 {
+        self.0
     }
 
     /// The next number.

@@ -90,6 +90,15 @@ fn records_older_than_the_topic_allows_wait_for_a_person() {
     assert_eq!(balanced_stat(&site)["parked"], 0, "the records are not to blame");
 }
 
+/// Sets it when it goes.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn trouble_with_the_rejected_topic_holds_back_no_event() {
     let (broker, topic) = (Broker::shared(), "refused.rejects");
@@ -100,6 +109,8 @@ fn trouble_with_the_rejected_topic_holds_back_no_event() {
     let load = visitors(&site, "");
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        // Whatever ends this: else the scope waits for ever.
+        let stopping = Stopping(&stop);
         scope.spawn(|| {
             let mut client = Client::connect(site.public).unwrap();
             while !stop.load(Ordering::Relaxed) {
@@ -118,7 +129,7 @@ fn trouble_with_the_rejected_topic_holds_back_no_event() {
         broker.allow_all(["--topic", &rejected]);
         broker.delete_topic(&rejected);
         wait_published(&site, &gateway, 300);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
     });
     let ledger = load.finish();
     assert_unnoticed(&ledger);

@@ -70,7 +70,7 @@ fn type_of(value: &Value) -> &'static str {
     }
 }
 
-fn check(schema: &Value, record: &Value) -> Vec<String> {
+pub fn check(schema: &Value, record: &Value) -> Vec<String> {
     let mut found = Vec::new();
     violations(schema, record, "", &mut found);
     found
@@ -128,6 +128,7 @@ fn reports_of_progress_keep_their_schema() {
     let mut client = Client::connect(site.public).unwrap();
     assert_eq!(client.get(&format!("/offsite_event.php?id={PIXEL}")).unwrap().status, 200);
     drop(client);
+    until("it is published", || gateway.metric("journal_pending_events") == Some(0.0));
     assert_eq!(gateway.stop(), Some(0), "{}", site.log());
     let reports = reports();
     for report in &reports {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::broker::Broker;
 use super::client::Client;
 use super::consumer::each_committed;
+use super::consumers::produce;
 use super::document::{block, requirements, words};
 use super::gateway::{PIXEL, Site, free_address};
 use super::maven;
@@ -63,6 +64,17 @@ impl Registry {
     fn get(&self, path: &str) -> Option<Value> {
         let reply = Client::connect(self.address).ok()?.get(&format!("/apis/ccompat/v7{path}")).ok()?;
         (reply.status == 200).then(|| serde_json::from_slice(&reply.body).unwrap())
+    }
+
+    /// What a request with a body answers: status and JSON.
+    fn tell(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let head = format!("{method} /apis/ccompat/v7{path} HTTP/1.1\r\nHost: registry\r\n");
+        let kind = "Content-Type: application/vnd.schemaregistry.v1+json\r\n";
+        let mut client = Client::connect(self.address).unwrap();
+        client.send(format!("{head}{kind}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+        let reply = client.reply().unwrap();
+        (reply.status, serde_json::from_slice(&reply.body).unwrap_or_default())
     }
 }
 
@@ -166,6 +178,63 @@ fn readers_with_a_schema_registry_see_each_record_with_its_types() {
         assert!(version["schemaType"] == kind || kind == "AVRO", "{version}");
         assert_cloud_events(&broker, &topic, format, &lines);
         let seen = read(&format!("python-{format}"), &broker, &registry, &topic, lines.len());
+        let of = |values: Vec<Value>| values.iter().map(Value::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(of(seen), of(lines.iter().map(|line| expected(line, format == "avro")).collect()));
+    }
+}
+
+/// A text field of a later version, as it is encoded behind those of today: Avro's second branch of a union; Protobuf's
+/// field 1000.
+const LATER: [(&str, &[u8]); 2] = [("avro", b"\x02\x0alater"), ("protobuf", b"\xc2\x3e\x05later")];
+
+/// The schema as a later version may have it, and as none may within v1.
+fn later(format: &str) -> (String, String) {
+    let file = if format == "avro" { "event.v1.avsc" } else { "event.v1.proto" };
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema").join(file)).unwrap();
+    if format == "avro" {
+        let with = |field: Value| {
+            let mut schema: Value = serde_json::from_str(&text).unwrap();
+            schema["fields"].as_array_mut().unwrap().push(field);
+            schema.to_string()
+        };
+        let more = json!({"name": "a_later_field", "type": ["null", "string"], "default": null});
+        return (with(more), with(json!({"name": "needed", "type": "string"})));
+    }
+    let begin = "message Event {\n";
+    assert!(text.contains(begin) && text.contains("string record_id = 1;"));
+    let more = text.replace(begin, &format!("{begin}  string a_later_field = 1000;\n"));
+    (more, text.replace("string record_id = 1;", "int64 record_id = 1;"))
+}
+
+#[test]
+fn a_registry_takes_a_later_schema_and_readers_of_today_read_its_records() {
+    let (broker, place): (Arc<Broker>, _) = (Broker::shared(), directory());
+    let registry = Registry::start(place.path());
+    for (format, field) in LATER {
+        let (topic, newer) = (format!("later.{format}"), format!("later.{format}.newer"));
+        let lines = publish(&broker, &registry, format, &topic);
+        let subject = format!("{topic}-value");
+        let (status, said) = registry.tell("PUT", &format!("/config/{subject}"), &json!({"compatibility": "FULL"}));
+        assert_eq!(status, 200, "{said}");
+        let register = |schema: &str| {
+            let body = json!({"schema": schema, "schemaType": format.to_uppercase()});
+            registry.tell("POST", &format!("/subjects/{subject}/versions"), &body)
+        };
+        let (more, broken) = later(format);
+        let (status, said) = register(&broken);
+        assert_eq!(status, 409, "{format}: {said}");
+        let (status, said) = register(&more);
+        assert_eq!(status, 200, "{format}: {said}");
+        let id = (said["id"].as_u64().unwrap() as u32).to_be_bytes();
+        let mut values = Vec::new();
+        each_committed(&broker.address(), &topic, |message| {
+            let value = message.payload().unwrap();
+            assert_ne!(value[1..5], id, "the later schema has an id of its own");
+            values.push([&[0], &id[..], &value[5..], field].concat());
+        });
+        assert_eq!(values.len(), lines.len());
+        produce(&broker, &newer, &values);
+        let seen = read(&format!("python-{format}"), &broker, &registry, &newer, lines.len());
         let of = |values: Vec<Value>| values.iter().map(Value::to_string).collect::<BTreeSet<_>>();
         assert_eq!(of(seen), of(lines.iter().map(|line| expected(line, format == "avro")).collect()));
     }

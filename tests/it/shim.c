@@ -100,7 +100,7 @@ static int dies(int call, const char *path, int moment) {
     return __sync_fetch_and_sub(&control->crash_after, 1) == 0;
 }
 
-// One note: a head and its parts. Written in one call, so that a kill leaves it whole or not there.
+// One note: a head and its parts. Written in one call: of a kill's victim only the last one can be a part.
 struct note {
     uint32_t kind, path, other, padding;
     uint64_t inode, offset, length, before, data;

@@ -29,7 +29,7 @@ fn a_sigterm_under_load_ends_with_0_and_keeps_what_was_acknowledged() {
 
 #[test]
 fn during_the_delay_it_is_unready_and_still_serves() {
-    let site = Site::with_server("shutdown_delay = \"3s\"", "");
+    let site = Site::with_server("shutdown_delay = \"8s\"", "");
     let gateway = site.start();
     gateway.ask_to_stop();
     let deadline = Instant::now() + PATIENCE;

@@ -112,6 +112,9 @@ fn a_parked_record_is_listed_and_retried_once_kafka_takes_it() {
     fire(&site, 3, 0);
     until("the small ones are published", || gateway.metric("journal_published_events") == Some(6.0));
     assert_eq!(gateway.metric("journal_parked_events"), Some(2.0));
+    let files = std::fs::read_dir(site.data().join("parked")).unwrap();
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(gateway.metric("journal_parked_bytes"), Some(bytes as f64));
     let list = site.run(&["parked", "list", "--records"]);
     assert_eq!(list.status.code(), Some(0), "{}", said(&list));
     let lines: Vec<Value> =

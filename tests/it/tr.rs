@@ -87,7 +87,8 @@ fn every_way_of_sending_makes_the_same_record() {
                 "fbp": "fb.1.1625813003210.1037862016.AQ", "fbc": "fb.1.1625813003210.IwAR2cAsE",
                 "params": {
                     "if": "false", "cd[content ids]": "[\"a\",\"b\"]",
-                    "ud[em]": "f660ab912ec121d1b1e928a0bb4bc61b15f5ad44d5efdc4e1c92a25e99b8e44a", "v": "2.9.134"
+                    "ud[em]": "f660ab912ec121d1b1e928a0bb4bc61b15f5ad44d5efdc4e1c92a25e99b8e44a", "v": "2.9.134",
+                    "ts": "1700000000000"
                 }
             })
         );

@@ -1,11 +1,13 @@
 //! An upstream for a gateway in `proxy` mode that a test makes behave in any way, byte for byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use super::gateway::free_address;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -68,7 +70,8 @@ struct Shared {
 impl Upstream {
     /// Starts on a port of its own.
     pub fn start(act: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Upstream {
-        Upstream::start_on((Ipv4Addr::LOCALHOST, 0).into(), act)
+        // Not one that the kernel may give to somebody's outgoing connection when this one is gone.
+        Upstream::start_on(free_address(), act)
     }
 
     /// Starts on a port that was one's before.
