@@ -11,7 +11,7 @@ use super::gateway::{binary, output};
 use super::tools::{refusal, root, run, scratch, tools};
 
 /// The oldest that the chart allows, and the newest whose schemas are at hand.
-const KUBERNETES: [&str; 2] = ["1.27.0", "1.37.0"];
+pub const KUBERNETES: [&str; 2] = ["1.27.0", "1.37.0"];
 /// Name of a test's file, the values, one over the other.
 const SETS: &[(&str, &[&str])] = &[
     ("defaults", &[]),
@@ -31,18 +31,18 @@ fn helm(arguments: &[&str], values: &[&str]) -> Command {
     command
 }
 
-fn template(version: &str, values: &[&str]) -> Command {
+pub fn template(version: &str, values: &[&str]) -> Command {
     let mut command = helm(&["template", "edge", "deploy/helm/pixelgate", "--kube-version", version], values);
     command.args(["--namespace", "web"]);
     command
 }
 
-fn rendered(version: &str, values: &[&str]) -> String {
+pub fn rendered(version: &str, values: &[&str]) -> String {
     run(template(version, values), "")
 }
 
 /// The objects of a rendering.
-fn objects(yaml: &str, dir: &Path) -> Vec<Value> {
+pub fn objects(yaml: &str, dir: &Path) -> Vec<Value> {
     fs::write(dir.join("objects.yaml"), yaml).unwrap();
     let mut command = Command::new(tools(&["kubernetes"]).join("kubernetes/bin/python"));
     let program = "import json, sys, yaml; print(json.dumps([d for d in yaml.safe_load_all(open(sys.argv[1])) if d]))";
@@ -50,7 +50,7 @@ fn objects(yaml: &str, dir: &Path) -> Vec<Value> {
     serde_json::from_str(&run(command, "")).unwrap()
 }
 
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
@@ -95,6 +95,7 @@ fn what_would_lose_events_or_is_misspelt_is_refused_by_name() {
     for (set, words) in [
         ("replicas=3", "replicas: more than one needs pixels that all nodes know"),
         ("publishStranded={0}", "publishStranded: pod 0 runs and publishes by itself"),
+        ("retireStranded=true", "retireStranded: a node is retired in kafka.progress_topic"),
         ("replica=3", "replica"),
         ("volume.size=20", "volume"),
         ("shutdownDelaySeconds=-1", "shutdownDelaySeconds"),
@@ -117,7 +118,7 @@ fn what_would_lose_events_or_is_misspelt_is_refused_by_name() {
 }
 
 /// What a pod's container gives to the program: arguments, and variables with files where this machine has them.
-fn command_of(pod: &Value, config: &str, dir: &Path) -> Command {
+pub fn command_of(pod: &Value, config: &str, dir: &Path) -> Command {
     let container = &pod["containers"][0];
     let secrets = dir.join("secrets");
     fs::create_dir_all(&secrets).unwrap();

@@ -90,6 +90,8 @@ mod browser_visits;
 #[cfg(feature = "e2e")]
 mod chart;
 #[cfg(feature = "e2e")]
+mod chart_jobs;
+#[cfg(feature = "e2e")]
 mod choices;
 #[cfg(feature = "e2e")]
 mod cluster;
