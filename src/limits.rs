@@ -150,6 +150,14 @@ impl Limits {
         std::array::from_fn(|limit| (NAMES[limit], self.hits[limit].load(Ordering::Relaxed)))
     }
 
+    /// What each limit lets through a second in the long run, by its name; `None` where nothing is refused.
+    pub fn rates(&self) -> [(&'static str, Option<f64>); 3] {
+        let limits = [&self.per_ip, &self.per_pixel, &self.management_token];
+        std::array::from_fn(|at| {
+            (NAMES[at], limits[at].as_ref().filter(|_| self.enforces).map(|limit| limit.per_second))
+        })
+    }
+
     /// IPv4 by address; IPv6 by /64, which is what one subscriber gets.
     fn address_key(&self, ip: IpAddr) -> u64 {
         match ip.to_canonical() {
@@ -170,6 +178,7 @@ impl Limits {
 #[derive(Debug)]
 struct Limit {
     which: usize,
+    per_second: f64,
     quota: u32,
     window: Duration,
     limiter: RateLimiter<Ask, Table, Given, NoOpMiddleware<Nanos>>,
@@ -184,6 +193,7 @@ impl Limit {
         let quota = quota.allow_burst(NonZeroU32::new(burst).expect("it is at least one"));
         Limit {
             which,
+            per_second: f64::from(rate.count) / rate.period.as_secs_f64(),
             quota: burst,
             window: per_one * burst,
             limiter: RateLimiter::new(quota, Table::new(places), Given),
@@ -346,9 +356,18 @@ mod tests {
                 assert_eq!(limits.visitor(ip("192.0.2.1"), SECOND), Ok(()));
             }
             assert_eq!(limits.hits()[PER_IP], ("per_ip", hits));
+            assert_eq!(limits.rates()[PER_IP], ("per_ip", None), "nothing is refused");
         }
         let none = limits(Mode::Enforce, None);
         assert!((0..5000).all(|_| none.visitor(ip("192.0.2.1"), SECOND).is_ok()) && !none.has_per_pixel());
+    }
+
+    #[test]
+    fn the_rates_are_told_as_they_were_given() {
+        let limits = limits(Mode::Enforce, rate(90, 60 * SECOND, 7));
+        assert_eq!(limits.rates()[PER_IP], ("per_ip", Some(1.5)));
+        let none = Limits::new(&Options::OFF);
+        assert_eq!(none.rates(), NAMES.map(|name| (name, None)));
     }
 
     #[test]

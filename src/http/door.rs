@@ -145,6 +145,7 @@ where
         fn_factory(move || {
             let (app, stopping, tls) = (app.new_service(()), stopping.clone(), tls.clone());
             let (watch, lane, events) = (watch.clone(), lane.clone(), events.clone());
+            let figures = events.as_ref().map(|worker| worker.metrics.clone());
             async move {
                 let app = Rc::new(app.await.map_err(drop)?);
                 let h2 = tls.as_ref().map(|tls| Rc::new(H2::new(h2::app(app.clone()), options.h2(tls, events))));
@@ -160,7 +161,7 @@ where
                     .h1(fn_factory(move || ready(Ok::<_, ()>(app.clone()))))
                     .new_service(())
                     .await?;
-                let ways = Rc::new(Ways { http, lane, watch, tls, h2 });
+                let ways = Rc::new(Ways { http, lane, watch, figures, tls, h2 });
                 let ended = ways.clone();
                 actix_web::rt::spawn(async move {
                     stopping.notified().await;

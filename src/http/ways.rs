@@ -13,6 +13,7 @@ use super::lane::{Lane, Leaving, Visit};
 use super::tls::Tls;
 use super::watch::{Line, Watch};
 use super::wire::{Stream, Wire};
+use crate::metrics;
 
 /// What actix gets: a connection, and its peer.
 pub(super) type Connected = (Guarded, Option<SocketAddr>);
@@ -23,6 +24,8 @@ pub(super) struct Ways<H> {
     pub(super) http: H,
     pub(super) lane: Option<Rc<Lane>>,
     pub(super) watch: Watch,
+    /// What counts connections, of the public listener.
+    pub(super) figures: Option<metrics::Worker>,
     pub(super) tls: Option<Tls>,
     /// With `tls` only: browsers speak it on no other connection.
     pub(super) h2: Option<Rc<H2>>,
@@ -31,6 +34,7 @@ pub(super) struct Ways<H> {
 impl<H: Service<Connected>> Ways<H> {
     /// Serves a connection to its end.
     pub(super) async fn serve(self: Rc<Self>, stream: TcpStream) -> Result<(), ()> {
+        let _open = self.figures.as_ref().map(metrics::Worker::connection);
         match &self.tls {
             None => self.speak(stream, self.watch.line()).await,
             // On the heap: without TLS no connection comes here.

@@ -11,6 +11,7 @@ mod process;
 mod shard;
 mod tls;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub struct Metrics {
     commit_records: Distribution,
     appended_bytes: Tally,
     handshakes: Handshakes,
+    max_connections: AtomicUsize,
     started: Timestamp,
 }
 
@@ -105,8 +107,14 @@ impl Metrics {
             commit_records: Distribution::default(),
             appended_bytes: Tally::default(),
             handshakes: Handshakes::default(),
+            max_connections: AtomicUsize::default(),
             started: now,
         }
+    }
+
+    /// `server.max_connections`, to be shown beside what is open.
+    pub fn bound_connections(&self, most: usize) {
+        self.max_connections.store(most, Relaxed);
     }
 
     /// The cells of one more HTTP worker. To be called on its own thread.
@@ -139,6 +147,7 @@ impl Metrics {
         sums.rejects_dropped += undelivered;
         self.events(&sums, &mut page);
         requests(&sums, sources, &mut page);
+        self.connections(&sums, &mut page);
         let stats = sources.journal.stats();
         self.journal(&stats, &mut page);
         publishing(sources, &stats, &mut page);
@@ -148,6 +157,15 @@ impl Metrics {
         page.counter("pixelgate_feed_dropped_total", help).is(sources.feed.dropped() as f64);
         self.build_and_process(&mut page);
         page.text()
+    }
+
+    fn connections(&self, sums: &Sums, page: &mut Page) {
+        let help = "Connections of the public listener that were taken, handshakes included.";
+        page.counter("pixelgate_http_connections_total", help).is(sums.connections as f64);
+        let open = sums.connections.saturating_sub(sums.connections_closed);
+        page.gauge("pixelgate_http_open_connections", "Those that are open now.").is(open as f64);
+        let help = "server.max_connections: beyond it visitors wait in the listener's queue.";
+        page.gauge("pixelgate_http_max_connections", help).is(self.max_connections.load(Relaxed) as f64);
     }
 
     fn events(&self, sums: &Sums, page: &mut Page) {
@@ -216,6 +234,8 @@ impl Metrics {
             "Unix time of the last sync of the ad account that waits longest; 0 before the first, or in local mode.";
         let oldest = registry.oldest_sync().unwrap_or_default();
         page.gauge("pixelgate_registry_last_sync_timestamp_seconds", help).is(oldest.0 as f64 / 1000.0);
+        let interval = registry.sync_interval().as_secs_f64();
+        page.gauge("pixelgate_registry_sync_interval_seconds", "registry.sync_interval.").is(interval);
         let errors = registry.sync_errors() as f64;
         page.counter("pixelgate_registry_sync_errors_total", "Syncs with the upstream that failed.").is(errors);
         let help = "Unknown ids that were seen often and asked for at the upstream, by what came of it.";
@@ -274,6 +294,12 @@ fn requests(sums: &Sums, sources: &Sources<'_>, page: &mut Page) {
     let mut family = page.counter("pixelgate_rate_limit_hits_total", help);
     for (limit, hits) in sources.limits.hits() {
         family.add(&[("limit", limit)], hits as f64);
+    }
+    let help =
+        "limits.* of this node: what one address, pixel or token may do in the long run; 0 where nothing is refused.";
+    let mut family = page.gauge("pixelgate_rate_limit_per_second", help);
+    for (limit, rate) in sources.limits.rates() {
+        family.add(&[("limit", limit)], rate.unwrap_or(0.0));
     }
     let help = "Requests with X-Forwarded-For while server.trusted_proxies is not set.";
     let requests = sources.untrusted_forwarded_requests as f64;

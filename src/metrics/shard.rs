@@ -28,6 +28,8 @@ pub struct Shard {
     anonymised: Tally,
     warnings: [Tally; Warning::ALL.len()],
     rejects_dropped: Tally,
+    connections: Tally,
+    connections_closed: Tally,
     requests: [Distribution; REQUESTS],
 }
 
@@ -40,6 +42,8 @@ impl Default for Shard {
             anonymised: Tally::default(),
             warnings: Default::default(),
             rejects_dropped: Tally::default(),
+            connections: Tally::default(),
+            connections_closed: Tally::default(),
             requests: std::array::from_fn(|_| Distribution::default()),
         }
     }
@@ -94,10 +98,26 @@ impl Worker {
         self.shard.rejects_dropped.add(1);
     }
 
+    /// A visitor's connection begins, and ends with what this gives.
+    pub fn connection(&self) -> Open<'_> {
+        self.shard.connections.add(1);
+        Open(self)
+    }
+
     /// A request was answered.
     pub fn request(&self, route: Route, method: &str, status: u16, took: Duration) {
         let series = series(route, Method::of(method), StatusClass::of(status));
         self.shard.requests[series].note(&DURATIONS, took.as_nanos() as u64);
+    }
+}
+
+/// A connection that is counted as open while this lives.
+#[derive(Debug)]
+pub struct Open<'a>(&'a Worker);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.shard.connections_closed.add(1);
     }
 }
 
@@ -124,6 +144,10 @@ pub struct Sums {
     pub warnings: [u64; Warning::ALL.len()],
     /// Rejected records not kept.
     pub rejects_dropped: u64,
+    /// Of visitors, since the start.
+    pub connections: u64,
+    /// Of these, those that are over.
+    pub connections_closed: u64,
     requests: Vec<Sum>,
 }
 
@@ -137,6 +161,8 @@ impl Sums {
             anonymised: 0,
             warnings: Default::default(),
             rejects_dropped: 0,
+            connections: 0,
+            connections_closed: 0,
             requests: vec![Sum::default(); REQUESTS],
         };
         for shard in shards {
@@ -146,6 +172,9 @@ impl Sums {
             sums.duplicate += shard.duplicate.get();
             sums.anonymised += shard.anonymised.get();
             sums.rejects_dropped += shard.rejects_dropped.get();
+            // The end first: what is opened meanwhile must not look closed before.
+            sums.connections_closed += shard.connections_closed.get();
+            sums.connections += shard.connections.get();
             for (sum, requests) in sums.requests.iter_mut().zip(&shard.requests) {
                 requests.add_to(sum);
             }
@@ -183,8 +212,13 @@ mod tests {
         }
         other.rejected(Rejection::MissingId);
         other.request(Route::Event, "GET", 200, Duration::from_millis(3));
+        let (first, second) = (worker.connection(), other.connection());
+        drop(second);
         let sums = Sums::of([&*worker.shard, &*other.shard].into_iter());
         assert_eq!(sums.rejected[0], 1, "the other's");
+        assert_eq!((sums.connections, sums.connections_closed), (2, 1));
+        drop(first);
+        assert_eq!(Sums::of([&*worker.shard, &*other.shard].into_iter()).connections_closed, 2);
         assert!((1..Rejection::ALL.len()).all(|index| sums.rejected[index] == index as u64));
         let count = Warning::ALL.len();
         assert!((0..count).all(|index| sums.warnings[index] == (count - index) as u64));

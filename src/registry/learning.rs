@@ -133,6 +133,11 @@ impl Registry {
         Some(Timestamp(self.inner.freshness.oldest_sync_ms.load(Relaxed))).filter(|time| time.0 > 0)
     }
 
+    /// `registry.sync_interval`.
+    pub fn sync_interval(&self) -> Duration {
+        self.inner.options.learning.sync_interval
+    }
+
     /// How many syncs failed.
     pub fn sync_errors(&self) -> u64 {
         self.inner.freshness.sync_errors.load(Relaxed)

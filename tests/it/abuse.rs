@@ -132,6 +132,9 @@ fn thousands_of_idle_connections_cost_nobody_else_anything() {
         stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     };
     let open = idle.iter().filter(is_open).count();
+    let [counted, bound] = gateway.metrics(["http_open_connections", "http_max_connections"]).unwrap();
+    assert_eq!(bound, 10_100.0);
+    assert!(counted >= open as f64 * 0.5 && counted <= idle.len() as f64 + 20.0, "{counted} of {open} are counted");
     eprintln!("{} idle connections, {open} still open: {before} MiB became {after} MiB", idle.len());
     assert!(open > idle.len() / 2, "{open} of {} are still open", idle.len());
     // 16 KiB each: mostly actix' own state of a connection.
@@ -139,6 +142,7 @@ fn thousands_of_idle_connections_cost_nobody_else_anything() {
     assert_eq!(gateway.readiness(), Some(200));
     drop(idle);
     assert_eq!(event(&site).status, 200);
+    until("those that went are counted out", || gateway.metric("http_open_connections") == Some(0.0));
     assert_eq!(gateway.stop(), Some(0), "{}", site.log());
 }
 

@@ -37,7 +37,7 @@ fn a_job_that_differs_has_another_name_and_an_equal_one_the_same() {
     assert_eq!(names(&first), names(&with(&[])));
     // What a Job doesn't hold.
     assert_eq!(names(&first), names(&with(&["podDisruptionBudget.maxUnavailable=2"])));
-    for set in ["retireStranded=false", "image.tag=0.9.9", "resources.limits.memory=1Gi", "shutdownTimeoutSeconds=30"] {
+    for set in ["retireStranded=false", "image.tag=0.9.9", "resources.limits.memory=2Gi", "shutdownTimeoutSeconds=30"] {
         let other = with(&[set]);
         assert_eq!(names(&other).len(), 2);
         assert!(names(&first).is_disjoint(&names(&other)), "{set}");

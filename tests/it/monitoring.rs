@@ -55,6 +55,10 @@ fn each_alert_is_raised_in_a_test_and_leads_to_a_chapter() {
     assert!(alerts.len() > 15 && alerts.len() == runbooks.len(), "{alerts:?} {runbooks:?}");
     let raised: BTreeSet<String> = named(&tests, "alertname:").into_iter().collect();
     assert_eq!(alerts.iter().find(|alert| !raised.contains(*alert)), None, "never raised in a test");
+    let samples = Regex::new(r"(?m)^ +- expr: '(pixelgate:[a-z_:0-9]+)").unwrap();
+    let computed: BTreeSet<&str> = samples.captures_iter(&tests).map(|found| found.get(1).unwrap().as_str()).collect();
+    let recorded = named(&rules, "record:");
+    assert_eq!(recorded.iter().find(|name| !computed.contains(name.as_str())), None, "never computed in a test");
     let operations = fs::read_to_string(root().join("docs/operations.md")).unwrap();
     assert_eq!(
         alerts.iter().find(|alert| !operations.contains(&format!("`{alert}`"))),
