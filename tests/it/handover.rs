@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use super::client::{Client, Reply};
 use super::desk::Desk;
 use super::gateway::{PIXEL, Site, until};
 use super::load::Ledger;
+use super::tls_site::{self, TlsSite};
 
 /// What a crowd of visitors met.
 #[derive(Default)]
@@ -26,12 +27,17 @@ struct Crowd {
 }
 
 /// Visitors that come one after the other, each with `requests` on a connection of its own, until told to stop.
-fn visit(address: SocketAddr, name: u64, requests: u64, stop: &AtomicBool, acknowledged: &AtomicU64) -> Crowd {
+fn visit<S: Read + Write>(
+    connect: impl Fn() -> io::Result<Client<S>>,
+    (name, requests): (u64, u64),
+    stop: &AtomicBool,
+    acknowledged: &AtomicU64,
+) -> Crowd {
     let mut crowd = Crowd::default();
     let mut visitor = 0;
     while !stop.load(Ordering::Relaxed) {
         visitor += 1;
-        let mut client = match Client::connect(address) {
+        let mut client = match connect() {
             Ok(client) => client,
             Err(error) => {
                 *crowd.failures.entry(format!("connect: {error}")).or_default() += 1;
@@ -70,7 +76,7 @@ fn visit(address: SocketAddr, name: u64, requests: u64, stop: &AtomicBool, ackno
 }
 
 /// An event; every second is a POST, which no client may repeat by itself.
-fn ask(client: &mut Client, nonce: &str, number: u64) -> io::Result<Reply> {
+fn ask<S: Read + Write>(client: &mut Client<S>, nonce: &str, number: u64) -> io::Result<Reply> {
     let pairs = format!("id={PIXEL}&value=1.50&currency=GBP&nonce={nonce}");
     match number % 2 {
         0 => client.post("/offsite_event.php", "application/x-www-form-urlencoded", &pairs),
@@ -81,6 +87,23 @@ fn ask(client: &mut Client, nonce: &str, number: u64) -> io::Result<Reply> {
 #[test]
 fn a_restart_under_load_refuses_cuts_loses_and_doubles_nothing() {
     let activator = Activator::new(Site::new(""));
+    let address = activator.public();
+    restart_under_load(&activator, move || Client::connect(address));
+}
+
+#[test]
+fn a_secured_one_does_not_either() {
+    let secured = TlsSite::new("", "");
+    let connector = secured.trusting().build();
+    let activator = Activator::new(secured.site);
+    let address = activator.public();
+    restart_under_load(&activator, move || Ok(Client::over(tls_site::connect(address, &connector)?)));
+}
+
+fn restart_under_load<S: Read + Write>(
+    activator: &Activator,
+    connect: impl Fn() -> io::Result<Client<S>> + Clone + Send + 'static,
+) {
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut gateway = activator.start();
     // Some ask once and go, some stay.
@@ -88,8 +111,8 @@ fn a_restart_under_load_refuses_cuts_loses_and_doubles_nothing() {
         .into_iter()
         .zip(0..)
         .map(|(requests, name)| {
-            let (address, stop, acknowledged) = (activator.public(), Arc::clone(&stop), Arc::clone(&acknowledged));
-            thread::spawn(move || visit(address, name, requests, &stop, &acknowledged))
+            let (connect, stop, acknowledged) = (connect.clone(), Arc::clone(&stop), Arc::clone(&acknowledged));
+            thread::spawn(move || visit(connect, (name, requests), &stop, &acknowledged))
         })
         .collect();
     for _ in 0..3 {

@@ -1,15 +1,21 @@
 //! HTTP/2: the same answers and records as by HTTP/1.1, within bounds, and no stream is lost at a stop.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
+use openssl::ssl::SslConnector;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
+use super::activator::Activator;
 use super::audit::export;
 use super::gateway::{PIXEL, until};
-use super::tls_site::{HOST, TlsSite, block_on};
+use super::tls_site::{HOST, TlsSite, block_on, connect_h2};
 
 type Sender = SendRequest<Bytes>;
 type Request = http::request::Builder;
@@ -253,4 +259,67 @@ fn at_a_stop_what_was_sent_is_answered_and_the_rest_is_told_to_go_elsewhere() {
     until("nobody listens", || std::net::TcpStream::connect(secured.site.public).is_err());
     assert_eq!(gateway.wait().code(), Some(0));
     assert_eq!(export(&secured.site).len(), 3);
+}
+
+/// Events one after the other, on a connection until it is told to end, and then on another.
+async fn visit(address: SocketAddr, connector: SslConnector, stop: Arc<AtomicBool>, answered: Arc<AtomicU64>) {
+    let event = format!("/offsite_event.php?id={PIXEL}");
+    while !stop.load(Ordering::Relaxed) {
+        let (sender, connection) = connect_h2(address, &connector).await;
+        let end = loop {
+            if stop.load(Ordering::Relaxed) {
+                break None;
+            }
+            match ask(&sender, request("POST", &event), "value=1").await {
+                Ok((head, _)) => assert_eq!(head.status, 204),
+                Err(error) => break Some(error),
+            }
+            answered.fetch_add(1, Ordering::Relaxed);
+        };
+        if let Some(error) = end {
+            // A connection that ended in order says that what it did not answer was not looked at.
+            assert!(error.is_go_away() && error.reason() == Some(Reason::NO_ERROR), "{error:?}");
+        }
+        drop(sender);
+        connection.await.unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_restart_by_hand_over_answers_every_stream_or_says_that_it_was_not_looked_at() {
+    let secured = TlsSite::new("", "");
+    let connector = secured.offering_h2();
+    let activator = Activator::new(secured.site);
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    std::thread::scope(|scope| {
+        let visitors = scope.spawn(|| {
+            block_on(async {
+                let mut visitors = JoinSet::new();
+                for _ in 0..4 {
+                    let (connector, stop, answered) = (connector.clone(), Arc::clone(&stop), Arc::clone(&answered));
+                    visitors.spawn_local(visit(activator.public(), connector, stop, answered));
+                }
+                while let Some(visitor) = visitors.join_next().await {
+                    visitor.unwrap();
+                }
+            });
+        });
+        let more = || {
+            let goal = answered.load(Ordering::Relaxed) + 200;
+            until("streams are answered", || visitors.is_finished() || answered.load(Ordering::Relaxed) >= goal);
+        };
+        let mut gateway = activator.start();
+        for _ in 0..3 {
+            more();
+            assert_eq!(gateway.stop().code(), Some(0), "{}", activator.log());
+            gateway = activator.start();
+        }
+        more();
+        stop.store(true, Ordering::Relaxed);
+        visitors.join().unwrap();
+        assert_eq!(gateway.stop().code(), Some(0));
+    });
+    let answered = answered.load(Ordering::Relaxed);
+    assert!(answered >= 800, "{answered}");
+    assert_eq!(export(activator.site()).len() as u64, answered, "what was answered, and nothing else");
 }

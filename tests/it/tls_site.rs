@@ -79,22 +79,42 @@ impl TlsSite {
     }
 
     /// A connection for HTTP/2, with what drives it. Must run inside a tokio runtime.
-    pub async fn connect_h2(&self) -> (SendRequest<bytes::Bytes>, JoinHandle<Result<(), h2::Error>>) {
-        let (client, connection) = h2::client::handshake(Parting(self.connect_for_h2().await)).await.unwrap();
-        (client, tokio::task::spawn_local(connection))
+    pub async fn connect_h2(&self) -> H2Client {
+        connect_h2(self.site.public, &self.offering_h2()).await
     }
 
     /// A secured connection on which HTTP/2 was agreed.
     pub async fn connect_for_h2(&self) -> tokio_openssl::SslStream<tokio::net::TcpStream> {
+        connect_for_h2(self.site.public, &self.offering_h2()).await
+    }
+
+    /// A client's side of TLS as a browser has it.
+    pub fn offering_h2(&self) -> SslConnector {
         let mut builder = self.trusting();
         builder.set_alpn_protos(b"\x02h2\x08http/1.1").unwrap();
-        let ssl = builder.build().configure().unwrap().into_ssl(HOST).unwrap();
-        let tcp = tokio::net::TcpStream::connect(self.site.public).await.unwrap();
-        let mut stream = tokio_openssl::SslStream::new(ssl, tcp).unwrap();
-        Pin::new(&mut stream).connect().await.unwrap();
-        assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]));
-        stream
+        builder.build()
     }
+}
+
+/// Sends requests, and what drives it.
+pub type H2Client = (SendRequest<bytes::Bytes>, JoinHandle<Result<(), h2::Error>>);
+
+/// A connection for HTTP/2. Must run inside a tokio runtime.
+pub async fn connect_h2(address: SocketAddr, connector: &SslConnector) -> H2Client {
+    let (client, connection) = h2::client::handshake(Parting(connect_for_h2(address, connector).await)).await.unwrap();
+    (client, tokio::task::spawn_local(connection))
+}
+
+async fn connect_for_h2(
+    address: SocketAddr,
+    connector: &SslConnector,
+) -> tokio_openssl::SslStream<tokio::net::TcpStream> {
+    let ssl = connector.configure().unwrap().into_ssl(HOST).unwrap();
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = tokio_openssl::SslStream::new(ssl, tcp).unwrap();
+    Pin::new(&mut stream).connect().await.unwrap();
+    assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]));
+    stream
 }
 
 /// A connection whose own last words may find nobody: where both ends part at once, OpenSSL's are an error ("unexpected
