@@ -110,6 +110,16 @@ for mark, rows in ("ROW", conversions), ("LATE", late):
         print(mark, json.dumps({name: None if value is None else str(value) for name, value in row.asDict().items()}))
 "#;
 
+/// Asks the same of the views that the page makes by SQL alone, instead of the program's.
+const SPARK_DDL: &str = r#"
+spark.catalog.dropTempView("events")
+for statement in open("events.sql").read().split(";"):
+    if statement.strip():
+        spark.sql(statement)
+for row in spark.sql(open("query.sql").read()).collect():
+    print("DDL", json.dumps({name: None if value is None else str(value) for name, value in row.asDict().items()}))
+"#;
+
 /// How many were late, by day, and by how many seconds at most: all of those that were sent two hours before.
 fn assert_late(days: &[(u64, u64)]) {
     assert_eq!(days.iter().map(|(late, _)| late).sum::<u64>(), LATE as u64, "{days:?}");
@@ -124,7 +134,11 @@ fn spark_counts_each_conversion_once_with_exact_sums_also_of_records_of_a_later_
     let submit = words("spark-submit");
     assert_eq!(submit[..2], ["spark-submit", "--packages"]);
     let jars = jar_list(&maven::jars("spark", &submit[2..3]));
-    let program = published.adapt(&block("spark")).replace(published.topic, published.newer_topic) + ROWS;
+    let adapt = |name: &str| published.adapt(&block(name)).replace(published.topic, published.newer_topic);
+    let program = adapt("spark") + ROWS + SPARK_DDL;
+    fs::write(directory.path().join("events.sql"), adapt("spark-ddl")).unwrap();
+    let query = program.split("spark.sql(\"\"\"").nth(1).and_then(|rest| rest.split("\"\"\"").next()).unwrap();
+    fs::write(directory.path().join("query.sql"), query).unwrap();
     fs::write(directory.path().join(&submit[3]), program).unwrap();
     let options = format!(
         "--master local[1] --conf spark.ui.enabled=false --conf spark.sql.shuffle.partitions=1 \
@@ -139,6 +153,7 @@ fn spark_counts_each_conversion_once_with_exact_sums_also_of_records_of_a_later_
         text.lines().filter_map(|line| Some(serde_json::from_str(line.split_once(mark)?.1).unwrap())).collect()
     };
     assert_conversions(&conversions_of(&rows("ROW ")));
+    assert_eq!(rows("DDL "), rows("ROW "), "the views of SQL alone give the same");
     let late = rows("LATE ");
     assert_late(&late.iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
 }
