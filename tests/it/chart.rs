@@ -1,6 +1,7 @@
 //! The Helm chart: what each set of values in deploy/helm/values makes is what Kubernetes takes, and what a pod is
 //! given is what the program takes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::gateway::{binary, output};
-use super::tools::{refusal, root, run, scratch, tools};
+use super::tools::{node, refusal, root, run, scratch, tools};
 
 /// The oldest that the chart allows, and the newest whose schemas are at hand.
 pub const KUBERNETES: [&str; 2] = ["1.27.0", "1.37.0"];
@@ -71,7 +72,7 @@ fn each_set_of_values_makes_what_kubernetes_takes() {
             let said = output(validate(version, &file));
             let words = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
             assert!(said.status.success(), "{name}: {words}");
-            // Objects of the Prometheus Operator are not Kubernetes' own; their test is below.
+            // Objects of the Prometheus Operator are not Kubernetes' own; their tests are below.
             let unknown = words.lines().filter(|line| line.starts_with("WARN") && !line.contains("monitoring.coreos"));
             assert_eq!(unknown.count(), 0, "{name}: {words}");
         }
@@ -240,6 +241,61 @@ fn prometheus_finds_the_nodes_and_reads_the_rules() {
     let alerts = fs::read_to_string(root().join("deploy/pixelgate.rules.yml")).unwrap().matches("- alert:").count();
     assert!(alerts > 15 && said.contains("SUCCESS"), "{said}");
     assert_eq!(of_kind(&objects, "PrometheusRule")[0].to_string().matches("\"alert\":").count(), alerts);
+}
+
+/// Holds each object of a file against the operator's own definitions. A field that the check never reads is one that
+/// the operator doesn't know.
+const OPERATOR: &str = r#"
+import { readFileSync } from "node:fs";
+import * as kinds from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/index";
+
+function watched(value, path, unread) {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map((part, index) => watched(part, `${path}/${index}`, unread));
+  const copy = Object.fromEntries(Object.entries(value).map(([key, part]) => [key, watched(part, `${path}/${key}`, unread)]));
+  Object.keys(copy).forEach((key) => unread.add(`${path}/${key}`));
+  return new Proxy(copy, { get: (target, key) => { unread.delete(`${path}/${String(key)}`); return target[key]; } });
+}
+for (const object of JSON.parse(readFileSync(process.argv[2]))) {
+  const unread = new Set();
+  kinds[object.kind].prototype.validate.call(watched(object, "", unread));
+  if (unread.size) throw new Error(`unknown: ${[...unread].join(" ")}`);
+  console.log(object.kind);
+}
+"#;
+
+#[test]
+fn the_prometheus_operator_takes_its_objects_and_no_misspelt_ones() {
+    let (place, dir) = (node("@kubernetes-models/prometheus-operator@6.0.0"), scratch("chart-operator-"));
+    fs::write(place.join("operator.mjs"), OPERATOR).unwrap();
+    let judge = |objects: &[&Value]| {
+        fs::write(dir.path().join("objects.json"), serde_json::to_string(objects).unwrap()).unwrap();
+        let mut command = Command::new("node");
+        command.arg(place.join("operator.mjs")).arg(dir.path().join("objects.json"));
+        command
+    };
+    let mut seen = BTreeSet::new();
+    for (name, values) in SETS {
+        let objects = objects(&rendered(KUBERNETES[1], values), dir.path());
+        let of_operator =
+            objects.iter().filter(|object| object["apiVersion"].as_str().unwrap().starts_with("monitoring.coreos"));
+        let of_operator: Vec<&Value> = of_operator.collect();
+        let said = run(judge(&of_operator), "the e2e tests need Node.js: apt-get install nodejs npm");
+        assert_eq!(said.lines().count(), of_operator.len(), "{name}");
+        seen.extend(said.lines().map(str::to_owned));
+    }
+    assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), ["PrometheusRule", "ServiceMonitor"]);
+    let objects = objects(&rendered(KUBERNETES[1], &["single"]), dir.path());
+    let monitor = of_kind(&objects, "ServiceMonitor")[0].to_string();
+    for (from, to, told) in [
+        ("\"endpoints\":", "\"endpoint\":", "must have required property endpoints"),
+        ("\"sourceLabels\":", "\"sourceLabel\":", "/sourceLabel"),
+        ("\"port\":\"ops\"", "\"port\":8081", "port must be string"),
+    ] {
+        assert!(monitor.contains(from), "{from} in {monitor}");
+        let said = refusal(judge(&[&serde_json::from_str(&monitor.replace(from, to)).unwrap()]));
+        assert!(said.contains(told), "{told} in {said}");
+    }
 }
 
 #[test]
