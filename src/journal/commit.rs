@@ -32,6 +32,9 @@ const LATE: Duration = Duration::from_millis(800);
 const GLANCE: Duration = Duration::from_millis(5);
 /// Longest time that a record waits for company.
 const SPACING_MAX: Duration = Duration::from_micros(500);
+/// So many bytes are made zeros ahead after a commit, which is more than one has, and in an idle moment.
+const ZEROS: u64 = 128 * 1024;
+const ZEROS_IDLE: u64 = 1024 * 1024;
 /// How often an allocation that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Segments of earlier runs expire by age at most this often, as the wall clock may have jumped between runs.
@@ -211,7 +214,8 @@ impl Committer {
         self.pace.recent = outstanding.max(self.pace.recent - self.pace.recent / 8);
         self.common.shared.give_back(&mut batch.chunks);
         batch.clear();
-        self.sync_behind().map_err(|error| self.poison("syncing", &error))
+        let ahead = self.writer.zero_ahead(ZEROS, false);
+        ahead.and_then(|()| self.sync_behind()).map_err(|error| self.poison("syncing", &error))
     }
 
     /// Under load: syncs what is only written, while those that follow are written and answered.
@@ -335,7 +339,7 @@ impl Committer {
             self.sync()?;
         }
         match self.writer.mark(now_ms) {
-            Ok(()) | Err(WriteError::Full(_)) => Ok(()),
+            Ok(()) | Err(WriteError::Full(_)) => self.writer.zero_ahead(ZEROS_IDLE, true),
             Err(WriteError::Failed(error)) => Err(error),
         }
     }

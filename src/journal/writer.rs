@@ -14,12 +14,25 @@ use super::queue::Chunk;
 use super::segment::{Paths, Segment};
 use crate::record::Position;
 
+/// What a file system writes at once, at most, so that zeros ahead of the last record share no block with it. Tests
+/// have small segments.
+const BLOCK: u64 = if cfg!(test) { 4096 } else { 64 * 1024 };
+
 /// The open segment.
 struct Active {
     file: Arc<dyn DiskFile>,
     seed: u32,
     offset: u64,
     allocated: u64,
+    /// See [`Spare::zeroed`].
+    zeroed: u64,
+}
+
+/// The segment that is allocated ahead.
+struct Spare {
+    file: Box<dyn DiskFile>,
+    /// So many of its bytes were made zeros, or not tried to.
+    zeroed: u64,
 }
 
 /// Why a write did not happen.
@@ -73,7 +86,7 @@ pub struct Writer {
     /// See [`State`]; public to the module's owner, who publishes copies of it.
     pub state: State,
     active: Option<Active>,
-    spare: Option<Box<dyn DiskFile>>,
+    spare: Option<Spare>,
     marked: Position,
     behind: Option<Box<dyn Behind>>,
     /// What is durable when the sync that is under way is done: position and event records.
@@ -136,7 +149,7 @@ impl Writer {
         let path = self.paths.spare();
         match self.disk.create(&path, self.sizes.segment_bytes) {
             Ok(file) => {
-                self.spare = Some(file);
+                self.spare = Some(Spare { file, zeroed: 0 });
                 Ok(())
             }
             Err(error) => {
@@ -147,9 +160,35 @@ impl Writer {
         }
     }
 
+    /// Makes the next `most` bytes of what will be written zeros, of the open segment too if `all`: where the disk
+    /// can't, syncs take longer (docs/performance.md).
+    pub fn zero_ahead(&mut self, most: u64, all: bool) -> io::Result<()> {
+        // Who syncs behind lets nobody wait for it.
+        if self.behind.is_some() {
+            return Ok(());
+        }
+        let zero = |file: &dyn DiskFile, from: u64, end: u64| {
+            let bytes = end.saturating_sub(from).min(most);
+            match if bytes > 0 { file.zero(from, bytes) } else { Ok(false) } {
+                Ok(true) => Ok(from + bytes),
+                Ok(false) => Ok(end),
+                // Nobody's record is at stake, and a write of one will find out as well.
+                Err(error) if is_out_of_room(&error) => Ok(end),
+                Err(error) => Err(error),
+            }
+        };
+        let open = self.active.as_mut().filter(|active| all && active.zeroed < active.allocated);
+        if let Some(Active { file, offset, allocated, zeroed, .. }) = open {
+            *zeroed = zero(&**file, offset.next_multiple_of(BLOCK).max(*zeroed), *allocated)?;
+        } else if let Some(Spare { file, zeroed }) = &mut self.spare {
+            *zeroed = zero(&**file, *zeroed, self.sizes.segment_bytes)?;
+        }
+        Ok(())
+    }
+
     /// Closes the open segment and turns the spare into the new one. Everything written before becomes durable.
     pub fn rotate(&mut self, now_ms: u64) -> Result<(), WriteError> {
-        let Some(spare) = self.spare.take() else {
+        let Some(Spare { file: spare, zeroed }) = self.spare.take() else {
             return Err(WriteError::Full(io::ErrorKind::StorageFull.into()));
         };
         self.close_active().map_err(WriteError::Failed)?;
@@ -184,6 +223,7 @@ impl Writer {
             seed: frame::seed(&self.journal_id, header.seq),
             offset: SEGMENT_HEADER_BYTES,
             allocated: self.sizes.segment_bytes,
+            zeroed,
         });
         self.marked = self.state.next;
         Ok(())

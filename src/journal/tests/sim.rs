@@ -325,6 +325,13 @@ impl DiskFile for SimFile {
     fn length(&self) -> io::Result<u64> {
         Ok(self.disk.lock().inodes[&self.inode].seen.bytes as u64)
     }
+
+    fn zero(&self, offset: u64, bytes: u64) -> io::Result<bool> {
+        let mut there = vec![0; bytes as usize];
+        let read = self.read_at(&mut there, offset)?;
+        assert!(read == there.len() && there.iter().all(|byte| *byte == 0), "{offset}: something is there already");
+        self.write_at(&there, offset).map(|()| true)
+    }
 }
 
 impl Disk for SimDisk {
