@@ -21,7 +21,7 @@ use crate::record::{Kind, Position};
 const TRANSACTION_TIME: Duration = Duration::from_millis(500);
 /// Most bytes of records in a transaction, which lie in the client until they are delivered: this bounds its memory. A
 /// commit costs some ten milliseconds in which nothing is sent.
-const TRANSACTION_BYTES: u64 = 16 * 1024 * 1024;
+const TRANSACTION_BYTES: u64 = 14 * 1024 * 1024;
 /// Records that are parked in a row without a delivery, and without a smaller record to compare with.
 const UNPROVEN: u32 = 16;
 /// Parking is said at once, then once in this time with its number.
