@@ -7,7 +7,9 @@ use super::tools::root;
 
 /// Alerts that may begin to wait while things are restarted, and must not come up: nodes, authority and Kafka are away
 /// for seconds, meanwhile records pile up in a small journal, and publishers connect again.
-const EXPECTED: [&str; 7] = [
+const EXPECTED: [&str; 8] = [
+    // Before Prometheus' first scrape.
+    "PixelgateNotWatched",
     "PixelgateDown",
     "PixelgatePublishingBlocked",
     "PixelgateJournalFullSoon",
