@@ -156,8 +156,7 @@ impl Running {
         let Listeners { public: (public, public_address), ops: (ops, ops_address), management } =
             Listeners::open(&config, passed)?;
         let (management, management_address) = management.unzip();
-        let metrics = Arc::new(Metrics::new(clock.now()));
-        metrics.bound_connections(config.server.max_connections);
+        let metrics = Arc::new(Metrics::new(clock.now(), connections(&config).most_connections()));
         // An older program leaves a newer one's directory as it is: asked before the journal opens a segment in it.
         registry::tokens::refuse_newer(&config.data_dir).map_err(Refusal::of_registry)?;
         let journal =

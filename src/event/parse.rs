@@ -306,10 +306,12 @@ pub fn parse<'a>(raw: RawEvent<'a>, strict: bool) -> Result<Event<'a>, Refusal> 
         place(&mut event, name, text, strict, &mut text_bytes).map_err(refuse)?;
     }
     // Without the moment of sending it can't be corrected, and stays what the page told.
-    if let (Some(event_ms), None) = (event.event_ms, event.sent_ms)
-        && event.params.len() < MAX_PARAMS
-    {
-        event.params.push((Cow::Borrowed("ts"), Cow::Owned(event_ms.to_string())));
+    if let (Some(event_ms), None) = (event.event_ms, event.sent_ms) {
+        if event.params.len() < MAX_PARAMS {
+            event.params.push((Cow::Borrowed("ts"), Cow::Owned(event_ms.to_string())));
+        } else {
+            event.warnings.add(Warning::TooManyParameters);
+        }
     }
     if event.value.is_some() && !has_currency {
         event.warnings.add(Warning::MissingCurrency);

@@ -50,6 +50,16 @@ pub struct Options {
 }
 
 impl Options {
+    /// Connections that a worker may have. All have as many: what is left over of the division is nobody's.
+    fn connections_each(&self) -> usize {
+        (self.max_connections / self.workers).max(1)
+    }
+
+    /// Connections that all workers together may have.
+    pub fn most_connections(&self) -> usize {
+        self.connections_each() * self.workers
+    }
+
     /// Longer than proxies keep idle connections (60 s is common), so that no request meets a closing one. A visitor
     /// asks once and is gone.
     fn keep_alive(&self) -> Duration {
@@ -126,7 +136,7 @@ where
     let address = listener.local_addr()?;
     let builder = Server::build()
         .workers(options.workers)
-        .max_concurrent_connections((options.max_connections / options.workers).max(1))
+        .max_concurrent_connections(options.connections_each())
         .shutdown_timeout(options.shutdown_timeout.as_secs().max(1))
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();

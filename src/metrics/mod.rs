@@ -11,7 +11,6 @@ mod process;
 mod shard;
 mod tls;
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,7 +53,7 @@ pub struct Metrics {
     commit_records: Distribution,
     appended_bytes: Tally,
     handshakes: Handshakes,
-    max_connections: AtomicUsize,
+    max_connections: usize,
     started: Timestamp,
 }
 
@@ -96,8 +95,8 @@ impl upstream::Observer for Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet; `now` is shown as the process' start.
-    pub fn new(now: Timestamp) -> Metrics {
+    /// Nothing counted yet; `now` is shown as the process' start, and beside open connections how many there may be.
+    pub fn new(now: Timestamp, max_connections: usize) -> Metrics {
         Metrics {
             shards: Mutex::default(),
             cold: Shard::default(),
@@ -107,14 +106,9 @@ impl Metrics {
             commit_records: Distribution::default(),
             appended_bytes: Tally::default(),
             handshakes: Handshakes::default(),
-            max_connections: AtomicUsize::default(),
+            max_connections,
             started: now,
         }
-    }
-
-    /// `server.max_connections`, to be shown beside what is open.
-    pub fn bound_connections(&self, most: usize) {
-        self.max_connections.store(most, Relaxed);
     }
 
     /// The cells of one more HTTP worker. To be called on its own thread.
@@ -165,7 +159,7 @@ impl Metrics {
         let open = sums.connections.saturating_sub(sums.connections_closed);
         page.gauge("pixelgate_http_open_connections", "Those that are open now.").is(open as f64);
         let help = "server.max_connections: beyond it visitors wait in the listener's queue.";
-        page.gauge("pixelgate_http_max_connections", help).is(self.max_connections.load(Relaxed) as f64);
+        page.gauge("pixelgate_http_max_connections", help).is(self.max_connections as f64);
     }
 
     fn events(&self, sums: &Sums, page: &mut Page) {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
@@ -121,6 +121,7 @@ fn thousands_of_idle_connections_cost_nobody_else_anything() {
     let gateway = site.start();
     assert_eq!(event(&site).status, 200);
     let before = resident_mib(&gateway);
+    let begun = Instant::now();
     let idle: Vec<TcpStream> = (0..wanted).map(|_| TcpStream::connect(site.public).unwrap()).collect();
     for _ in 0..20 {
         assert_eq!(event(&site).status, 200);
@@ -133,10 +134,13 @@ fn thousands_of_idle_connections_cost_nobody_else_anything() {
     };
     let open = idle.iter().filter(is_open).count();
     let [counted, bound] = gateway.metrics(["http_open_connections", "http_max_connections"]).unwrap();
-    assert_eq!(bound, 10_100.0);
-    assert!(counted >= open as f64 * 0.5 && counted <= idle.len() as f64 + 20.0, "{counted} of {open} are counted");
+    // Each has five seconds to say something: who took longer than that to look sees them go.
+    let is_early = begun.elapsed() < Duration::from_secs(4);
+    assert!(bound <= 10_100.0 && bound > 10_000.0, "{bound}");
+    assert!(counted <= idle.len() as f64 + 20.0, "{counted} are counted");
+    assert!(!is_early || counted >= open as f64, "{counted} of {open} are counted");
     eprintln!("{} idle connections, {open} still open: {before} MiB became {after} MiB", idle.len());
-    assert!(open > idle.len() / 2, "{open} of {} are still open", idle.len());
+    assert!(!is_early || open == idle.len(), "{open} of {} are still open", idle.len());
     // 16 KiB each: mostly actix' own state of a connection.
     assert!(after <= before + 32 + idle.len() as u64 * 16 / 1024, "{before} MiB became {after} MiB");
     assert_eq!(gateway.readiness(), Some(200));
@@ -153,9 +157,8 @@ fn a_burst_of_connections_waits_to_be_accepted() {
     let gateway = site.start();
     // As when it is held up for a moment: the system takes them, and none of their first packets is dropped.
     gateway.signal(Signal::STOP);
-    let second = Duration::from_secs(1);
     let burst: Vec<TcpStream> =
-        (0..most.min(400)).map(|_| TcpStream::connect_timeout(&site.public, second).unwrap()).collect();
+        (0..most.min(400)).map(|_| TcpStream::connect_timeout(&site.public, PATIENCE).unwrap()).collect();
     gateway.signal(Signal::CONT);
     let mut clients: Vec<Client> = burst.into_iter().map(Client::over).collect();
     for client in &mut clients {

@@ -150,7 +150,7 @@ fn heads_that_stall_or_trickle_end_in_time() {
         std::thread::sleep(Duration::from_millis(100)); // the sender's own pace
         bytes += 1;
     }
-    assert!(bytes > 20, "it had its time: {bytes}");
+    assert!(bytes > 3, "it had its time: {bytes}");
     for client in [&mut stalled, &mut trickling] {
         // There is no request yet that a reason could be of.
         assert_eq!(client.reply().unwrap().status, 408);

@@ -63,7 +63,7 @@ fn parameters_are_those_of_old_in_their_order() {
 
 #[test]
 fn what_was_refused_for_a_moment_comes_again_and_what_was_refused_for_good_does_not() {
-    let site = Site::new("[limits]\nper_ip = \"off\"\nper_pixel = { rate = \"1/s\", burst = 1 }\n");
+    let site = Site::new("[limits]\nper_ip = \"off\"\nper_pixel = { rate = \"6/m\", burst = 1 }\n");
     site.reconfigure(PIXEL, ID);
     let gateway = site.start();
     let (_shop, browser) = super::browser_pages::app(&site);

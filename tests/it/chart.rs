@@ -252,9 +252,11 @@ import * as kinds from "@kubernetes-models/prometheus-operator/monitoring.coreos
 function watched(value, path, unread) {
   if (typeof value !== "object" || value === null) return value;
   if (Array.isArray(value)) return value.map((part, index) => watched(part, `${path}/${index}`, unread));
-  const copy = Object.fromEntries(Object.entries(value).map(([key, part]) => [key, watched(part, `${path}/${key}`, unread)]));
+  const entries = Object.entries(value).map(([key, part]) => [key, watched(part, `${path}/${key}`, unread)]);
+  const copy = Object.fromEntries(entries);
   Object.keys(copy).forEach((key) => unread.add(`${path}/${key}`));
-  return new Proxy(copy, { get: (target, key) => { unread.delete(`${path}/${String(key)}`); return target[key]; } });
+  const get = (target, key) => { unread.delete(`${path}/${String(key)}`); return target[key]; };
+  return new Proxy(copy, { get });
 }
 for (const object of JSON.parse(readFileSync(process.argv[2]))) {
   const unread = new Set();

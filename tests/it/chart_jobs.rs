@@ -1,4 +1,4 @@
-//! The Helm chart's Jobs for volumes whose pods are gone: what they are called, and what one does, run as it is rendered.
+//! The Helm chart's Jobs for volumes whose pods are gone: their names, and what one does, run as it is rendered.
 
 use std::collections::BTreeSet;
 use std::fs;

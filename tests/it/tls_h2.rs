@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use openssl::ssl::SslConnector;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -322,4 +323,30 @@ fn a_restart_by_hand_over_answers_every_stream_or_says_that_it_was_not_looked_at
     let answered = answered.load(Ordering::Relaxed);
     assert!(answered >= 800, "{answered}");
     assert_eq!(export(activator.site()).len() as u64, answered, "what was answered, and nothing else");
+}
+
+#[test]
+fn a_certificate_is_renewed_under_an_open_stream() {
+    let secured = TlsSite::new("", "");
+    let gateway = secured.site.start();
+    let event = format!("/offsite_event.php?id={PIXEL}");
+    block_on(async {
+        let (sender, connection) = secured.connect_h2().await;
+        let mut ready = sender.clone().ready().await.unwrap();
+        let (answer, mut stream) = ready.send_request(request("POST", &event).body(()).unwrap(), false).unwrap();
+        stream.send_data(Bytes::from_static(b"value=1"), false).unwrap();
+        // Something that is answered behind it says that the gateway has it in hand.
+        assert_eq!(ask(&sender, request("GET", &event), "").await.unwrap().0.status, 200);
+        secured.install(&secured.issue());
+        gateway.signal(Signal::HUP);
+        let taken = || gateway.metric("tls_certificate_reloads_total{outcome=\"taken\"}") == Some(1.0);
+        until("the certificate is taken", taken);
+        stream.send_data(Bytes::from_static(b"&currency=GBP"), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 204);
+        assert_eq!(ask(&sender, request("GET", &event), "").await.unwrap().0.status, 200);
+        drop((sender, ready));
+        connection.await.unwrap().unwrap();
+    });
+    assert_eq!(gateway.stop(), Some(0));
+    assert_eq!(export(&secured.site).len(), 3);
 }

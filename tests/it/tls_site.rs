@@ -158,7 +158,7 @@ pub fn served(client: &Client<SslStream<TcpStream>>) -> X509 {
 /// Runs a client that does many things at once, within the time that a test has.
 pub fn block_on<T>(client: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let within = Duration::from_secs(60);
+    let within = Duration::from_secs(600);
     tokio::task::LocalSet::new()
         .block_on(&runtime, async { tokio::time::timeout(within, client).await.expect("a client waits for ever") })
 }

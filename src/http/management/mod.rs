@@ -82,7 +82,7 @@ impl State {
             proxies: Arc::new(Proxies::new(None)),
             is_tls: false,
             proxy: None,
-            metrics: Arc::new(Metrics::new(clock.now())),
+            metrics: Arc::new(Metrics::new(clock.now(), 0)),
             diagnostics: Diagnostics::new(String::new(), clock.clone(), |_| false),
             clock,
             body: body::Bounds { max_bytes: 64 << 10, pause: Duration::from_secs(10) },

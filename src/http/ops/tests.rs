@@ -49,7 +49,7 @@ impl Bench {
             policies: Arc::new(Policies::new([], Overlay::default(), Treatment::Ignore)),
             renewal: None,
             management,
-            metrics: Arc::new(Metrics::new(clock.now())),
+            metrics: Arc::new(Metrics::new(clock.now(), 100)),
             clock,
             scraping: Arc::default(),
             life: Arc::default(),

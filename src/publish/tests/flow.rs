@@ -42,10 +42,11 @@ fn each_cause_is_shown_while_it_lasts_and_cleared_by_the_next_commit() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (cluster, journal) = (Cluster::default(), open(dir.path()));
-        cluster.state().fates.extend([fate; 3]);
+        cluster.state().fates.extend([fate; 100]);
         append(&journal, 0, &["a"]);
         let running = Running::start(&cluster, &journal);
         until(cause, || running.stats.blocked() == Some(cause));
+        cluster.state().fates.clear();
         running.settle();
         until("it is cleared", || running.stats.blocked().is_none());
         assert_eq!(cluster.bodies(), ["a"]);
@@ -253,7 +254,7 @@ fn what_can_not_be_delivered_in_time_is_delivered_in_parts() {
     running.settle();
     running.stop();
     let more = cluster.state().commits - commits;
-    assert!(more < 20, "{more} transactions for 1000");
+    assert!(more < 70, "{more} transactions for 1000");
     assert_eq!(cluster.bodies().len(), 1500);
     assert_eq!(cluster.state().connections, tries);
 }

@@ -73,10 +73,11 @@ fn nothing_is_parked_for_rights_topics_clocks_quotas_or_time() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (cluster, journal) = (Cluster::default(), open(dir.path()));
-        cluster.state().fates.extend([Fate::Deliver(code); 3]);
+        cluster.state().fates.extend([Fate::Deliver(code); 100]);
         append(&journal, 0, &["a", "b"]);
         let running = Running::start(&cluster, &journal);
         until(cause, || running.stats.blocked() == Some(cause));
+        cluster.state().fates.clear();
         assert_eq!(parked::positions(dir.path()).unwrap(), []);
         running.settle();
         running.stop();
