@@ -38,7 +38,7 @@ pub fn template(version: &str, values: &[&str]) -> Command {
     command
 }
 
-pub fn rendered(version: &str, values: &[&str]) -> String {
+fn rendered(version: &str, values: &[&str]) -> String {
     run(template(version, values), "")
 }
 
@@ -96,7 +96,8 @@ fn what_would_lose_events_or_is_misspelt_is_refused_by_name() {
     for (set, words) in [
         ("replicas=3", "replicas: more than one needs pixels that all nodes know"),
         ("publishStranded={0}", "publishStranded: pod 0 runs and publishes by itself"),
-        ("retireStranded=true", "retireStranded: a node is retired in kafka.progress_topic"),
+        ("retryParked={0}", "retryParked: pod 0 runs and holds its volume"),
+        ("retireStranded=true,publishStranded={1}", "retireStranded: a node is retired in kafka.progress_topic"),
         ("replica=3", "replica"),
         ("volume.size=20", "volume"),
         ("shutdownDelaySeconds=-1", "shutdownDelaySeconds"),

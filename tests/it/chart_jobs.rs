@@ -9,7 +9,7 @@ use rdkafka::Message;
 use serde_json::Value;
 
 use super::broker::Broker;
-use super::chart::{KUBERNETES, command_of, objects, of_kind, rendered, template};
+use super::chart::{KUBERNETES, command_of, objects, of_kind, template};
 use super::client::Client;
 use super::consumer::{each_committed, read_committed};
 use super::gateway::{free_address, output};
@@ -67,7 +67,9 @@ fn container(pod: &Value, config: &str, dir: &Path) -> Command {
 fn a_job_publishes_what_its_pod_left_and_takes_its_node_out() {
     let (broker, topic) = (Broker::shared(), "chart.job");
     let dir = scratch("chart-job-");
-    let objects = objects(&rendered(KUBERNETES[1], SETS), dir.path());
+    let mut command = template(KUBERNETES[1], SETS);
+    command.args(["--set", "retryParked={3}"]);
+    let objects = objects(&run(command, ""), dir.path());
     let config = of_kind(&objects, "ConfigMap")[0]["data"]["pixelgate.toml"].as_str().unwrap();
     let topics = format!("events_topic = \"{topic}\"\nrejected_topic = \"{topic}.rejected\"\nprogress_topic = ");
     let config = config.replace("progress_topic = \"pixelgate", &format!("{topics}\"{topic}"));
@@ -90,7 +92,11 @@ fn a_job_publishes_what_its_pod_left_and_takes_its_node_out() {
     let reply = Client::connect(public).unwrap().get("/offsite_event.php?id=7&value=1.5&currency=GBP").unwrap();
     assert_eq!(reply.status, 200);
     let record = reply.record_id().unwrap().to_owned();
-    let job = &of_kind(&objects, "Job")[0]["spec"]["template"]["spec"];
+    let job_of = |name: &str| {
+        let mut jobs = of_kind(&objects, "Job").into_iter();
+        &jobs.find(|job| job["metadata"]["name"].as_str().unwrap().contains(name)).unwrap()["spec"]["template"]["spec"]
+    };
+    let job = job_of("-publish-3-");
     let run_job = || output(container(job, &brokers(&broker.address()), dir.path()));
     assert_ne!(run_job().status.code(), Some(0), "the pod still holds its volume");
     pod.kill().unwrap();
@@ -106,6 +112,11 @@ fn a_job_publishes_what_its_pod_left_and_takes_its_node_out() {
         last = Some((String::from_utf8_lossy(message.key().unwrap()).into_owned(), message.payload().is_none()));
     });
     assert_eq!(last, Some(("eu.edge-pixelgate-0".to_owned(), true)), "a tombstone of this node");
-    // The Job of the next chart's version finds nothing to do.
+    // The Job of the next chart's version finds nothing to do, and the one for parked records none.
     assert!(run_job().status.success());
+    let retried = output(container(job_of("-retry-3-"), &brokers(&broker.address()), dir.path()));
+    assert!(
+        retried.status.success() && String::from_utf8_lossy(&retried.stdout).contains("\"delivered\":0"),
+        "{retried:?}"
+    );
 }

@@ -124,11 +124,13 @@ impl Published {
     }
 }
 
-/// A record with more fields, as may be added within v1.
+/// A record with more fields and new words, as may be added within v1.
 fn extended(line: &str) -> String {
     let mut record: Value = serde_json::from_str(line).unwrap();
     record["visitor"] = serde_json::json!({"id": "v-1", "visits": [1, 2], "score": 1.5, "new": true});
     record["a_later_field"] = "text".into();
+    record["source"] = "a_later_route".into();
+    record["warnings"] = serde_json::json!(["a_later_warning"]);
     record.to_string()
 }
 

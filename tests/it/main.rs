@@ -68,6 +68,8 @@ mod visitor;
 #[cfg(feature = "e2e")]
 mod admin;
 #[cfg(feature = "e2e")]
+mod alerts;
+#[cfg(feature = "e2e")]
 mod authorities;
 #[cfg(feature = "e2e")]
 mod backlog;

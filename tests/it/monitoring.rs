@@ -86,7 +86,7 @@ fn each_alert_is_raised_in_a_test_and_leads_to_a_chapter() {
 }
 
 /// A Prometheus that scrapes one gateway each second.
-struct Prometheus {
+pub struct Prometheus {
     process: Child,
     address: SocketAddr,
     _root: tempfile::TempDir,
@@ -95,6 +95,14 @@ struct Prometheus {
 impl Prometheus {
     fn start(target: SocketAddr) -> Prometheus {
         Prometheus::with(target, &deployed("pixelgate.rules.yml"))
+    }
+
+    /// With rules under which nobody waits before an alert is up.
+    pub fn impatient(target: SocketAddr) -> Prometheus {
+        let rules = deployed("pixelgate.rules.yml");
+        let rules = Regex::new(r"(?m)^        for: .*\n").unwrap().replace_all(&rules, "").into_owned();
+        assert!(rules.lines().all(|line| !line.trim_start().starts_with("for:")));
+        Prometheus::with(target, &rules)
     }
 
     fn with(target: SocketAddr, rules: &str) -> Prometheus {
@@ -136,7 +144,7 @@ impl Prometheus {
     }
 
     /// How many series a query has now.
-    fn series(&self, query: &str) -> usize {
+    pub fn series(&self, query: &str) -> usize {
         let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
         self.ask(&format!("/api/v1/query?query={query}"))["result"].as_array().map_or(0, Vec::len)
     }
@@ -157,7 +165,7 @@ fn firing(prometheus: &Prometheus) -> BTreeSet<String> {
 }
 
 /// Waits until each of these was up, and does something meanwhile.
-fn wait_firing(prometheus: &Prometheus, names: &[&str], mut meanwhile: impl FnMut()) {
+pub fn wait_firing(prometheus: &Prometheus, names: &[&str], mut meanwhile: impl FnMut()) {
     let deadline = Instant::now() + PATIENCE;
     let mut wanted: BTreeSet<&str> = names.iter().copied().collect();
     while !wanted.is_empty() {
@@ -171,14 +179,10 @@ fn wait_firing(prometheus: &Prometheus, names: &[&str], mut meanwhile: impl FnMu
 
 #[test]
 fn what_goes_wrong_with_a_gateway_raises_its_alert() {
-    // As deployed, but that nobody waits before one is up.
-    let rules =
-        Regex::new(r"(?m)^        for: .*\n").unwrap().replace_all(&deployed("pixelgate.rules.yml"), "").into_owned();
-    assert!(rules.lines().all(|line| !line.trim_start().starts_with("for:")));
     let kafka = free_address();
     let site = Site::new(&format!("[journal]\nmax_bytes = \"1MiB\"\n[kafka]\nbrokers = [\"{kafka}\"]\n"));
     let gateway = site.start();
-    let prometheus = Prometheus::with(site.ops, &rules);
+    let prometheus = Prometheus::impatient(site.ops);
     wait_firing(&prometheus, &["PixelgatePublishingBlocked"], || {});
     // Websites go on until the journal is full; others ask for pixels that nobody has, through a proxy nobody told of.
     let load = Load::paced(site.public, 4, Duration::from_millis(5), "m");

@@ -112,7 +112,9 @@ fn the_image_serves_as_nobody_special_on_a_read_only_root_and_drains() {
     let archive = dir.path().join("image.tar");
     let mut build = Command::new(root().join("deploy/image.sh"));
     build.arg(stripped(dir.path())).arg(&archive);
-    run(build, "the e2e tests need bash");
+    let said = run(build, "the e2e tests need bash");
+    eprintln!("{said}");
+    assert!(fs::metadata(&archive).unwrap().len() < 32 << 20, "{said}");
     let (image, config) = unpacked(&archive, dir.path());
     assert_eq!((&config["User"], &config["StopSignal"]), (&"10001:10001".into(), &"SIGTERM".into()));
     assert_eq!(

@@ -128,12 +128,17 @@ volumeMounts:
 {{- if and (gt (int .Values.replicas) 1) (not $shares) (not (hasKey .Values.secrets "PIXELGATE_REGISTRY__DATABASE")) -}}
 {{- fail "replicas: more than one needs pixels that all nodes know: set registry.mode = \"proxy\", registry.database or registry.pixels in config" -}}
 {{- end -}}
-{{- if and .Values.retireStranded (not (regexMatch "(?m)^\\s*(kafka\\.)?progress_topic\\s*=\\s*\"[^\"]" .Values.config)) -}}
+{{- if and .Values.retireStranded .Values.publishStranded (not (regexMatch "(?m)^\\s*(kafka\\.)?progress_topic\\s*=\\s*[\"'][^\"']" .Values.config)) -}}
 {{- fail "retireStranded: a node is retired in kafka.progress_topic, and config sets none" -}}
 {{- end -}}
 {{- range .Values.publishStranded -}}
 {{- if lt (int .) (int $.Values.replicas) -}}
 {{- fail (printf "publishStranded: pod %d runs and publishes by itself; lower replicas first" (int .)) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.retryParked -}}
+{{- if lt (int .) (int $.Values.replicas) -}}
+{{- fail (printf "retryParked: pod %d runs and holds its volume; lower replicas first" (int .)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
