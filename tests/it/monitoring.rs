@@ -3,7 +3,7 @@
 //!
 //! Without Prometheus these tests fail and say what to install.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -69,18 +69,15 @@ fn each_alert_is_raised_in_a_test_and_leads_to_a_chapter() {
     let recorded = named(&rules, "record:");
     assert_eq!(recorded.iter().find(|name| !computed.contains(name.as_str())), None, "never computed in a test");
     let operations = fs::read_to_string(root().join("docs/operations.md")).unwrap();
-    let chapters: BTreeSet<String> = operations
-        .lines()
-        .filter_map(|line| line.strip_prefix("## "))
-        .map(|title| format!("operations.md#{}", title.to_lowercase().replace(' ', "-")))
-        .collect();
-    assert_eq!(runbooks.iter().find(|runbook| !chapters.contains(*runbook)), None, "not in {chapters:?}");
-    for (alert, runbook) in alerts.iter().zip(&runbooks) {
-        let of_it = |chapter: &&str| {
+    let chapters: BTreeMap<String, &str> = operations
+        .split("\n## ")
+        .map(|chapter| {
             let title = chapter.lines().next().unwrap_or_default();
-            format!("operations.md#{}", title.to_lowercase().replace(' ', "-")) == *runbook
-        };
-        let chapter = operations.split("\n## ").find(of_it).unwrap();
+            (format!("operations.md#{}", title.to_lowercase().replace(' ', "-")), chapter)
+        })
+        .collect();
+    for (alert, runbook) in alerts.iter().zip(&runbooks) {
+        let chapter = chapters.get(runbook).unwrap_or_else(|| panic!("{runbook} is not in {:?}", chapters.keys()));
         assert!(chapter.contains(&format!("`{alert}`")), "{alert} is not named in its chapter, {runbook}");
     }
 }
