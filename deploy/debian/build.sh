@@ -77,5 +77,5 @@ for script in postinst prerm postrm; do
     install -m 0755 "$here/$script" "$root/DEBIAN/$script"
 done
 package=$out/pixelgate_${version}_$architecture.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$package" > /dev/null
+dpkg-deb --root-owner-group -Z"${DPKG_DEB_COMPRESSOR_TYPE:-xz}" --build "$root" "$package" > /dev/null
 echo "$package"

@@ -1,90 +1,18 @@
 //! A restart on sockets that somebody holds: nobody is refused, nobody's connection is cut, nothing is lost or doubled.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use super::activator::{Activator, exit_code};
 use super::audit::{CLEAN, audit, balanced_stat, export};
-use super::client::{Client, Reply};
+use super::client::Client;
+use super::crowd::{Crowd, ask};
 use super::desk::Desk;
 use super::gateway::{PATIENCE, PIXEL, Site, until};
-use super::load::Ledger;
 use super::tls_site::{self, TlsSite};
-
-/// What a crowd of visitors met.
-#[derive(Default)]
-struct Crowd {
-    ledger: Ledger,
-    /// Connections that were not made, and requests without an answer, as the system words it.
-    failures: HashMap<String, u64>,
-}
-
-/// Visitors that come one after the other, each with `requests` on a connection of its own, until told to stop.
-fn visit<S: Read + Write>(
-    connect: impl Fn() -> io::Result<Client<S>>,
-    (name, requests): (u64, u64),
-    stop: &AtomicBool,
-    acknowledged: &AtomicU64,
-) -> Crowd {
-    let mut crowd = Crowd::default();
-    let mut visitor = 0;
-    while !stop.load(Ordering::Relaxed) {
-        visitor += 1;
-        let mut client = match connect() {
-            Ok(client) => client,
-            Err(error) => {
-                *crowd.failures.entry(format!("connect: {error}")).or_default() += 1;
-                continue;
-            }
-        };
-        let mut quiet_since = Instant::now();
-        for request in 1..=requests {
-            let nonce = format!("{name}-{visitor}-{request}");
-            crowd.ledger.sent.insert(nonce.clone());
-            // Connections that say nothing for a second go first.
-            let was_quiet = request > 1 && quiet_since.elapsed() > Duration::from_millis(900);
-            // Before it was asked is not later than the gateway's own time of the answer.
-            let asked = Instant::now();
-            match ask(&mut client, &nonce, request) {
-                Ok(reply) => {
-                    assert!(matches!(reply.status, 200 | 204), "{reply:?}");
-                    let id = reply.record_id().unwrap().to_owned();
-                    assert_eq!(crowd.ledger.acknowledged.insert(id, nonce), None);
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
-                    quiet_since = asked;
-                    if reply.header("connection").is_some_and(|value| value == "close") {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    crowd.ledger.open.insert(nonce);
-                    if was_quiet {
-                        break;
-                    }
-                    *crowd.failures.entry(format!("request {request}: {error}")).or_default() += 1;
-                    break;
-                }
-            }
-        }
-    }
-    crowd
-}
-
-/// An event; every second is a POST, which no client may repeat by itself.
-fn ask<S: Read + Write>(client: &mut Client<S>, nonce: &str, number: u64) -> io::Result<Reply> {
-    let pairs = format!("id={PIXEL}&value=1.50&currency=GBP&nonce={nonce}");
-    match number % 2 {
-        0 => client.post("/offsite_event.php", "application/x-www-form-urlencoded", &pairs),
-        _ => client.get(&format!("/offsite_event.php?{pairs}")),
-    }
-}
 
 #[test]
 fn a_restart_under_load_refuses_cuts_loses_and_doubles_nothing() {
@@ -106,33 +34,16 @@ fn restart_under_load<S: Read + Write>(
     activator: &Activator,
     connect: impl Fn() -> io::Result<Client<S>> + Clone + Send + 'static,
 ) {
-    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut gateway = activator.start();
-    // Some ask once and go, some stay.
-    let crowds: Vec<_> = [1, 1, 1, 4, 1000, 1000]
-        .into_iter()
-        .zip(0..)
-        .map(|(requests, name)| {
-            let (connect, stop, acknowledged) = (connect.clone(), Arc::clone(&stop), Arc::clone(&acknowledged));
-            thread::spawn(move || visit(connect, (name, requests), &stop, &acknowledged))
-        })
-        .collect();
+    let crowd = Crowd::start(connect);
     for _ in 0..3 {
-        let goal = acknowledged.load(Ordering::Relaxed) + 300;
-        until("visitors are answered", || acknowledged.load(Ordering::Relaxed) >= goal);
+        crowd.wait_for(300);
         assert_eq!(gateway.stop().code(), Some(0), "{}", activator.log());
         gateway = activator.start();
         assert_eq!(gateway.readiness(), 200);
     }
-    let goal = acknowledged.load(Ordering::Relaxed) + 300;
-    until("visitors are answered by the last one", || acknowledged.load(Ordering::Relaxed) >= goal);
-    stop.store(true, Ordering::Relaxed);
-    let mut ledger = Ledger::default();
-    for crowd in crowds {
-        let crowd = crowd.join().unwrap();
-        assert!(crowd.failures.is_empty(), "{:?}: {}", crowd.failures, activator.log());
-        ledger.absorb(crowd.ledger);
-    }
+    crowd.wait_for(300);
+    let ledger = crowd.finish(|| activator.log());
     assert_eq!(gateway.stop().code(), Some(0));
     let records = export(activator.site());
     assert_eq!(audit(&ledger, &records), CLEAN);

@@ -6,6 +6,7 @@ mod activator;
 mod audit;
 mod client;
 mod consumer;
+mod crowd;
 mod desk;
 mod exposition;
 mod gateway;
@@ -155,6 +156,8 @@ mod schemas;
 mod secure;
 #[cfg(feature = "e2e")]
 mod stage;
+#[cfg(feature = "e2e")]
+mod systemd;
 #[cfg(feature = "e2e")]
 mod tools;
 #[cfg(feature = "e2e")]
