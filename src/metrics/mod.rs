@@ -237,6 +237,11 @@ impl Metrics {
         for outcome in lookups::Outcome::ALL {
             family.add(&[("outcome", outcome.as_str())], registry.lookups(outcome) as f64);
         }
+        let help = "Reports of when pixels fired last to registry.upstream, by what came of them.";
+        let mut family = page.counter("pixelgate_registry_reports_total", help);
+        for (outcome, count) in registry.reports() {
+            family.add(&[("outcome", outcome)], count as f64);
+        }
         let help = "Time that registry.upstream took to the head of its answer, by class of status; 5xx also for none.";
         let mut family = page.histogram("pixelgate_upstream_request_duration_seconds", help);
         for (class, distribution) in StatusClass::ALL.into_iter().zip(&self.upstream_durations) {
@@ -317,9 +322,11 @@ fn publishing(sources: &Sources<'_>, journal: &journal::Stats, page: &mut Page) 
     let last_ms = stats.last_success_ms.load(Relaxed);
     let help = "Unix time of the last transaction committed by this process; 0 before the first.";
     page.gauge("pixelgate_publish_last_success_timestamp_seconds", help).is(last_ms as f64 / 1000.0);
-    let complete_ms = stats.complete_until_ms.load(Relaxed);
-    let help = "Unix time of the last complete_until that this process reported to kafka.progress_topic; 0 before it.";
-    page.gauge("pixelgate_progress_complete_until_timestamp_seconds", help).is(complete_ms as f64 / 1000.0);
+    if stats.reports_progress.load(Relaxed) {
+        let complete_ms = stats.complete_until_ms.load(Relaxed);
+        let help = "Unix time of the last complete_until that this process told to kafka.progress_topic; 0 before it.";
+        page.gauge("pixelgate_progress_complete_until_timestamp_seconds", help).is(complete_ms as f64 / 1000.0);
+    }
     let help = "Faults while publishing, by kind.";
     let mut family = page.counter("pixelgate_publish_errors_total", help);
     for (word, kind) in publish::Stats::ERRORS {

@@ -38,6 +38,7 @@ mod wait;
 mod within;
 mod work;
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -141,6 +142,7 @@ fn reporter(
 ) -> Option<progress::Worker> {
     let topic = options.progress_topic.clone()?;
     let begin = progress::promised(journal.data_dir(), clock.now());
+    stats.reports_progress.store(true, Relaxed);
     Some(progress::Worker {
         options: options.clone(),
         topic,

@@ -60,6 +60,8 @@ pub struct Stats {
     pub rejects_dropped: AtomicU64,
     /// Unix milliseconds of the last `complete_until` that was reported; 0 = none yet.
     pub complete_until_ms: AtomicU64,
+    /// There is a topic for such reports.
+    pub reports_progress: AtomicBool,
     reached: AtomicU64,
     at_end: AtomicBool,
     in_hand: AtomicBool,

@@ -197,6 +197,7 @@ struct Inner {
     /// With an upstream and a token of our own.
     unknowns: Option<Unknowns>,
     lookups: lookups::Counts,
+    reports: report::Counts,
     /// The upstream says that it is a pixelgate and takes reports.
     authority_listens: AtomicBool,
     /// Pixels that are known and could not be stored yet. Bounded by `registry.max_pixels`; locked after `store`.
@@ -239,6 +240,7 @@ impl Registry {
             freshness: Freshness::default(),
             unknowns: asks.then(Unknowns::new),
             lookups: lookups::Counts::default(),
+            reports: report::Counts::default(),
             authority_listens: AtomicBool::new(false),
             unstored: Mutex::default(),
             retaught: Mutex::default(),

@@ -6,7 +6,7 @@
 //! makes a status late and nothing else. A restart tells everything once more.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::tokens::Grant;
@@ -37,6 +37,13 @@ pub enum Report {
     Never,
 }
 
+/// How many reports came to what.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    taken: AtomicU64,
+    failed: AtomicU64,
+}
+
 /// Runs until it is dropped; at once over where nothing is to be told.
 pub(super) async fn run(registry: &Registry, client: &Client) {
     let learning = &registry.inner.options.learning;
@@ -55,6 +62,7 @@ pub(super) async fn run(registry: &Registry, client: &Client) {
         }
         match send(registry, client, &news).await {
             Ok(()) => {
+                registry.inner.reports.taken.fetch_add(1, Relaxed);
                 if failures > 0 {
                     tracing::info!("registry.upstream takes last events of pixels again");
                 }
@@ -64,6 +72,7 @@ pub(super) async fn run(registry: &Registry, client: &Client) {
                 }
             }
             Err(error) => {
+                registry.inner.reports.failed.fetch_add(1, Relaxed);
                 // Told once per change: an upstream may be away for days.
                 if failures == 0 {
                     tracing::warn!(error, "last events of pixels could not be told to registry.upstream");
@@ -92,6 +101,12 @@ async fn send(registry: &Registry, client: &Client, news: &[News]) -> Result<(),
 }
 
 impl Registry {
+    /// How many reports were `taken` by the upstream, and how many `failed`; those are tried again.
+    pub fn reports(&self) -> [(&'static str, u64); 2] {
+        let counts = &self.inner.reports;
+        [("taken", counts.taken.load(Relaxed)), ("failed", counts.failed.load(Relaxed))]
+    }
+
     /// Pixels whose newest event is to be told, at most [`PIXELS_MAX`]; the search goes on where the last one ended, so
     /// that busy pixels don't keep others waiting.
     fn unreported(&self, first: &mut usize) -> Vec<News> {

@@ -1,16 +1,20 @@
 //! More of what goes wrong with a gateway, and the alert that it raises in a real Prometheus: certificates, lists of
-//! pixels, connections, restarts. The others are in `monitoring`.
+//! pixels, connections, restarts, disks, clocks, records. The others are in `monitoring`.
 
 use std::fs;
 use std::net::TcpStream;
 
-use rustix::process::Signal;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::client::Client;
-use super::fleet::gateway_of;
+use super::fleet::{self, gateway_of};
 use super::forward_tls::identity_for;
-use super::gateway::{Site, free_address};
+use super::gateway::{PIXEL, Site, free_address};
+use super::load::Load;
 use super::monitoring::{Prometheus, wait_firing};
+use super::shim::Shim;
 use super::tls_site::{HOST, TlsSite};
 
 #[test]
@@ -67,4 +71,81 @@ fn connections_that_are_all_taken_and_a_program_that_starts_again_and_again_are_
         }
     });
     assert_eq!(gateway.unwrap().stop(), Some(0), "{}", site.log());
+}
+
+#[test]
+fn a_disk_that_is_slow_and_a_journal_larger_than_it_are_told() {
+    let shim = Shim::new();
+    let mut site = Site::new("[journal]\nmax_bytes = \"4096TiB\"\n");
+    site.environment = shim.environment(&site.data());
+    let gateway = site.start();
+    let prometheus = Prometheus::impatient(site.ops);
+    wait_firing(&prometheus, &["PixelgateDiskTooSmall"], || {});
+    shim.delay_syncs(3000);
+    let load = Load::start(site.public, 2);
+    wait_firing(&prometheus, &["PixelgateDiskSlow", "PixelgateSlow"], || {});
+    shim.delay_syncs(0);
+    assert!(load.finish().refused.is_empty());
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+}
+
+#[test]
+fn events_that_wait_and_reports_and_lists_of_long_ago_are_told() {
+    let authority = Site::new("");
+    let elder = authority.start();
+    let token = fleet::first_token(&authority);
+    let pixel = fleet::create(&authority, &token, "9", "late");
+    // Prometheus has another clock, for which this gateway lives twenty minutes ago.
+    let shim = Shim::new();
+    shim.shift_clock(-1_200_000);
+    let mut site = gateway_of(&authority, &token, "");
+    let kafka = format!("[kafka]\nprogress_topic = \"p\"\nbrokers = [\"{}\"]\n\n[limits]\n", free_address());
+    site.reconfigure("[limits]\n", &kafka);
+    site.environment = shim.environment(&site.data());
+    let gateway = site.start();
+    let prometheus = Prometheus::impatient(site.ops);
+    wait_firing(&prometheus, &["PixelgateListsLate", "PixelgateProgressLate"], || {});
+    // The authority goes, and with it who takes reports.
+    elder.kill();
+    assert_eq!(fleet::fire(&site, &pixel), Some(200));
+    wait_firing(&prometheus, &["PixelgateReportsFail"], || {});
+    shim.shift_clock(0);
+    wait_firing(&prometheus, &["PixelgatePublishingLate"], || {});
+    gateway.kill();
+}
+
+#[test]
+fn records_that_kafka_refuses_or_the_disk_has_lost_are_told_and_descriptors_that_run_out() {
+    let mock: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    for topic in ["pixelgate.events", "pixelgate.rejected"] {
+        mock.create_topic(topic, 1, 1).unwrap();
+    }
+    let nowhere = free_address().to_string();
+    let small = "[kafka.client]\n\"message.max.bytes\" = \"3000\"\n\"batch.size\" = \"2500\"\n";
+    let site = Site::new(&format!("[kafka]\nbrokers = [\"{nowhere}\"]\ntransaction_timeout = \"3s\"\n{small}"));
+    let gateway = site.start();
+    let prometheus = Prometheus::impatient(site.ops);
+    let mut client = Client::connect(site.public).unwrap();
+    let long: String = (0..8).map(|part| format!("&p{part}={}", "x".repeat(500))).collect();
+    for more in ["", "", &long, ""] {
+        assert_eq!(client.get(&format!("/offsite_event.php?id={PIXEL}{more}")).unwrap().status, 200);
+    }
+    wait_firing(&prometheus, &["PixelgatePublishingBlocked"], || {});
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
+    // A bit of the second record; Kafka is there now.
+    let segment = site.data().join("journal/00000000000000000001.seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    let records: Vec<usize> =
+        bytes.windows(9).enumerate().filter(|(_, part)| part == b"record_id").map(|(at, _)| at).collect();
+    bytes[records[1]] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    site.reconfigure(&nowhere, &mock.bootstrap_servers());
+    let gateway = site.start();
+    wait_firing(&prometheus, &["PixelgateDamage", "PixelgateParked"], || {});
+    let id = Pid::from_raw(gateway.id() as i32);
+    let open = fs::read_dir(format!("/proc/{}/fd", gateway.id())).unwrap().count() as u64;
+    let limit = Rlimit { current: Some(open + 2), ..getrlimit(Resource::Nofile) };
+    prlimit(id, Resource::Nofile, limit).unwrap();
+    wait_firing(&prometheus, &["PixelgateFewDescriptors"], || {});
+    assert_eq!(gateway.stop(), Some(0), "{}", site.log());
 }

@@ -13,7 +13,8 @@ use super::exposition::{Family, Page};
 use super::gateway::{PIXEL, Site};
 
 /// Metrics that the contract has with Kafka only.
-const WITH_KAFKA: &str = "pixelgate_publish_oldest_pending_age_seconds";
+const WITH_KAFKA: [&str; 2] =
+    ["pixelgate_publish_oldest_pending_age_seconds", "pixelgate_progress_complete_until_timestamp_seconds"];
 
 /// A metric as the contract's table has it: type, and values of each label where the row names them.
 struct Promise {
@@ -62,12 +63,14 @@ fn labels(family: &Family) -> BTreeMap<String, BTreeSet<String>> {
 fn every_metric_of_the_contract_is_there_from_the_start_and_no_other() {
     for kafka in [false, true] {
         // Nobody listens there; metrics don't wait for Kafka.
-        let site = Site::new(if kafka { "[kafka]\nbrokers = [\"127.0.0.1:1\"]\n" } else { "" });
+        let site = Site::new(if kafka { "[kafka]\nbrokers = [\"127.0.0.1:1\"]\nprogress_topic = \"p\"\n" } else { "" });
         let gateway = site.start();
         let page = Page::of(&site);
         let mut promised = promised();
         if !kafka {
-            promised.remove(WITH_KAFKA).unwrap();
+            for name in WITH_KAFKA {
+                promised.remove(name).unwrap();
+            }
         }
         let own = page.0.keys().filter(|name| !name.starts_with("process_"));
         assert_eq!(own.collect::<Vec<_>>(), promised.keys().collect::<Vec<_>>());

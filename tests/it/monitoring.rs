@@ -215,12 +215,21 @@ fn queries() -> Vec<String> {
     queries.map(|query| variable.replace_all(&query.replace("$__rate_interval", "30s"), ".*").into_owned()).collect()
 }
 
+/// The series that rules look at: metrics with the labels that they want.
+fn selectors(rules: &str) -> BTreeSet<String> {
+    let expressions: String = rules.lines().filter(|line| !line.contains("summary:")).collect::<Vec<_>>().join(" ");
+    let selector = Regex::new(r"\b(?:pixelgate_|pixelgate:|process_)[a-z_:0-9]+(?:\{[^}]*\})?").unwrap();
+    let found = selector.find_iter(&expressions).map(|found| found.as_str().to_owned());
+    // Of the rules' own names: those without a colon are files.
+    found.collect()
+}
+
 #[test]
 fn every_query_of_the_board_has_data_and_no_alert_is_up_at_rest() {
     // Kafka is configured and away, so that something piles up.
     let kafka = free_address();
     let small = "[journal]\nsegment_bytes = \"256KiB\"\nmax_bytes = \"2GiB\"\n";
-    let site = Site::new(&format!("{small}[kafka]\nbrokers = [\"{kafka}\"]\n"));
+    let site = Site::new(&format!("{small}[kafka]\nbrokers = [\"{kafka}\"]\nprogress_topic = \"p\"\n"));
     let gateway = site.start();
     let load = Load::paced(site.public, 2, Duration::from_millis(20), "m");
     let prometheus = Prometheus::start(site.ops);
@@ -231,6 +240,12 @@ fn every_query_of_the_board_has_data_and_no_alert_is_up_at_rest() {
         assert!(!query.contains('$'), "{query}");
         while prometheus.series(query) == 0 {
             assert!(Instant::now() < deadline, "no data: {query}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    for selector in selectors(&deployed("pixelgate.rules.yml")) {
+        while prometheus.series(&selector) == 0 {
+            assert!(Instant::now() < deadline, "a rule looks at what no gateway has: {selector}");
             std::thread::sleep(Duration::from_millis(100));
         }
     }
