@@ -17,10 +17,10 @@ use super::client::Client;
 use super::consumer::each_committed;
 use super::document::{block, requirements, words};
 use super::gateway::{PIXEL, Site, free_address};
-use super::python;
 use super::running::{Running, directory, wait};
 use super::scene::{self, wait_until_published};
 use super::shim::Shim;
+use super::{consumers_sql, python};
 
 /// Events that were received two hours before they were published, and all.
 pub const LATE: usize = 3;
@@ -185,6 +185,22 @@ fn the_console_consumer_shows_each_record_once() {
     }));
 }
 
+#[test]
+fn the_console_s_lines_answer_the_page_s_queries() {
+    let published = Published::shared();
+    // Those that were late come last there, with fields of a later version.
+    let text = published.adapt(&block("console-lines")).replace(published.topic, published.newer_topic);
+    let (line, rest) = text.split_once(" | ").unwrap();
+    assert_eq!(rest, "grep '^{' > conversions.ndjson");
+    let mut words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words.remove(0), "kafka-console-consumer.sh");
+    let output = java("org.apache.kafka.tools.consumer.ConsoleConsumer").args(words).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('{')).collect();
+    published.assert_each_once(lines.iter().copied());
+    consumers_sql::assert_lines(&lines);
+}
+
 /// Whether a group has committed everything up to the last event.
 fn is_through(published: &Published, topic: &str, group: &str) -> bool {
     let mut last = BTreeMap::new();
@@ -250,6 +266,8 @@ fn kafka_connect_writes_each_record_once() {
     let listen = free_address().to_string();
     for (name, file) in [("connect-worker", "worker.properties"), ("connect-sink", "sink.properties")] {
         let text = published.adapt(&block(name)).replace("127.0.0.1:8083", &listen);
+        // Those that were late come last there, with fields of a later version.
+        let text = text.replace(&format!("topics={}", published.topic), &format!("topics={}", published.newer_topic));
         fs::write(directory.path().join(file), text).unwrap();
     }
     let mut words = words("connect");
@@ -262,4 +280,5 @@ fn kafka_connect_writes_each_record_once() {
     wait("all lines", &log, || written().lines().count() >= EVENTS);
     drop(connect);
     published.assert_each_once(written().lines());
+    consumers_sql::assert_lines(&written().lines().collect::<Vec<_>>());
 }

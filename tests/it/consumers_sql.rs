@@ -107,6 +107,24 @@ fn clickhouse_takes_the_export_with_exact_values_and_counts_each_conversion_once
     assert_eq!([&fine["dated"], &fine["trials"], &fine["with_ids"]].map(number), [1, 1, 1], "{text}");
 }
 
+/// The page's queries for lines in a file, on these; all of them are there twice, as after a crash of who writes them.
+pub fn assert_lines(lines: &[&str]) {
+    let interpreter = python::with("clickhouse", &requirements("pip-clickhouse"));
+    let directory = directory();
+    let put = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    put("conversions.ndjson", &format!("{0}\n{0}\n", lines.join("\n")));
+    put("run.py", CHDB);
+    let names = ["lines-conversions", "lines-late"];
+    names.iter().for_each(|name| put(name, &block(name)));
+    let text = said(Command::new(interpreter).current_dir(directory.path()).arg("run.py").args(names));
+    let answers: Vec<Vec<Value>> = text
+        .split("--\n")
+        .map(|answer| answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+        .collect();
+    assert_conversions(&conversions_of(&answers[0]));
+    assert_late(&answers[1].iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
+}
+
 /// 64-bit integers are numbers or, as JavaScript likes them, texts.
 fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_else(|| panic!("no number: {value}"))
