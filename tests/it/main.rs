@@ -126,6 +126,8 @@ mod kill_loop;
 mod maven;
 #[cfg(feature = "e2e")]
 mod monitoring;
+#[cfg(feature = "e2e")]
+mod nginx;
 #[cfg(feature = "upgrade")]
 mod older;
 #[cfg(feature = "e2e")]
