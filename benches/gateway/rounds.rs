@@ -127,6 +127,7 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
     let time = Duration::from_secs(setting("SECONDS", 3));
     let case = Case { title: String::new(), kind: Kind::Get, connections, is_fresh: false };
     let mut results: Vec<Vec<Done>> = servers.iter().map(|_| Vec::new()).collect();
+    let mut stolen: Vec<Vec<f64>> = servers.iter().map(|_| Vec::new()).collect();
     let mut rates: Vec<f64> = Vec::new();
     for server in servers {
         let done = load::run(&workload(server, &case), time);
@@ -138,30 +139,36 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
     let mut syncs: Vec<Syncs> = Vec::new();
     for _ in 0..setting("ROUNDS", 5) {
         for (index, server) in servers.iter().enumerate() {
+            let before = place::stolen();
             results[index].push(load::pace(&workload(server, &case), rates[index], time));
+            stolen[index].push(place::stolen().saturating_sub(before).as_secs_f64());
         }
         syncs.push(place::beside(rate, || load::pace(&workload(&servers[0], &case), rate, time)).1);
     }
     report.say(&format!(
         "\nLatency at half load, open loop, from the moment a request is due; {connections} connections. The last \
-         columns: without requests that waited while the load, on the other CPU, was held up for more than a \
-         millisecond, as hosts do to virtual machines; and the share of time in which it was. The last lines: a loop \
-         that does nothing but write records and sync, on the servers' CPU, while the first server is under the last \
-         one's load; \
+         columns: p99 above nginx's in the same round; p99 without requests that waited while the load, on the other \
+         CPU, was held up for more than a millisecond, as hosts do to virtual machines; the share of time in which it \
+         was; and the share of the servers' CPU that the host took. The last lines: a loop that does nothing but \
+         write records and sync, on the servers' CPU, while the first server is under the last one's load; \
          from the moment a record is due until it is durable, and each sync by itself:\n\n\
-         | server | requests/s | p50 µs | p99 µs | p99.9 µs | p99 µs, not held up | held up |\n\
-         |---|---|---|---|---|---|---|"
+         | server | requests/s | p50 µs | p99 µs | p99.9 µs | above nginx | p99 µs, not held up | held up | stolen |\n\
+         |---|---|---|---|---|---|---|---|---|"
     ));
+    let without_a_disk = servers.iter().position(|server| server.name.starts_with("nginx")).unwrap_or_default();
     for (index, server) in servers.iter().enumerate() {
         let of = |share| median(results[index].iter().map(|done| done.quantile(share)).collect());
         let (p50, p99, p999) = (of(0.5), of(0.99), of(0.999));
         let steady = median(results[index].iter().map(|done| done.steady_quantile(0.99)).collect());
         let held_up = median(results[index].iter().map(|done| done.held_up.as_secs_f64()).collect());
+        let rounds = results[index].iter().zip(&results[without_a_disk]);
+        let above = median(rounds.map(|(done, other)| done.quantile(0.99) - other.quantile(0.99)).collect());
         report.say(&format!(
-            "| {} | {:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {steady:.0} | {:.1} % |",
+            "| {} | {:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {above:.0} | {steady:.0} | {:.1} % | {:.1} % |",
             server.name,
             rates[index],
-            100.0 * held_up / time.as_secs_f64()
+            100.0 * held_up / time.as_secs_f64(),
+            100.0 * median(stolen[index].clone()) / time.as_secs_f64()
         ));
     }
     for (name, times) in [
@@ -169,7 +176,7 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
         ("one write and fdatasync", |syncs| &syncs.each),
     ] {
         let of = |share| median(syncs.iter().map(|syncs| load::quantile(times(syncs), share)).collect());
-        report.say(&format!("| {name} | | {:.0} | {:.0} | {:.0} | | |", of(0.5), of(0.99), of(0.999)));
+        report.say(&format!("| {name} | | {:.0} | {:.0} | {:.0} | | | | |", of(0.5), of(0.99), of(0.999)));
     }
 }
 
