@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::ops::Range;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -31,17 +33,29 @@ fn event(site: &Site) -> Reply {
     Client::connect(site.public).unwrap().get(&format!("{EVENT}?id={PIXEL}&value=1&currency=GBP")).unwrap()
 }
 
-/// Sends a flood of requests, each made from its number, over one connection; all are answered with one of `statuses`.
-fn flood(site: &Site, statuses: &[u16], request: impl Fn(u32) -> String) {
-    let mut client = Client::connect(site.public).unwrap();
-    for burst in 0..FLOOD / BURST {
-        let text: String = (0..BURST).map(|number| request(burst * BURST + number)).collect();
-        client.send(text.as_bytes()).unwrap();
-        for _ in 0..BURST {
-            let reply = client.reply().unwrap();
-            assert!(statuses.contains(&reply.status), "{reply:?}");
+/// Sends a flood of requests, each made from its number, over some connections, so that they share commits; all are
+/// answered with one of `statuses`.
+fn flood(site: &Site, statuses: &[u16], request: impl Fn(u32) -> String + Sync) {
+    let send = |bursts: Range<u32>| {
+        let mut client = Client::connect(site.public).unwrap();
+        for burst in bursts {
+            let text: String = (0..BURST).map(|number| request(burst * BURST + number)).collect();
+            client.send(text.as_bytes()).unwrap();
+            for _ in 0..BURST {
+                let reply = client.reply().unwrap();
+                assert!(statuses.contains(&reply.status), "{reply:?}");
+            }
         }
-    }
+    };
+    const SENDERS: u32 = 15;
+    const EACH: u32 = FLOOD / BURST / SENDERS;
+    const { assert!(SENDERS * EACH * BURST == FLOOD) };
+    thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let send = &send;
+            scope.spawn(move || send(sender * EACH..(sender + 1) * EACH));
+        }
+    });
 }
 
 #[test]
