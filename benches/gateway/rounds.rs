@@ -155,16 +155,19 @@ pub(crate) fn latency(report: &mut Report, connections: usize, servers: &[Server
          | server | requests/s | p50 µs | p99 µs | p99.9 µs | above nginx | p99 µs, not held up | held up | stolen |\n\
          |---|---|---|---|---|---|---|---|---|"
     ));
-    let without_a_disk = servers.iter().position(|server| server.name.starts_with("nginx")).unwrap_or_default();
+    let without_a_disk = servers.iter().position(|server| server.name.starts_with("nginx"));
     for (index, server) in servers.iter().enumerate() {
         let of = |share| median(results[index].iter().map(|done| done.quantile(share)).collect());
         let (p50, p99, p999) = (of(0.5), of(0.99), of(0.999));
         let steady = median(results[index].iter().map(|done| done.steady_quantile(0.99)).collect());
         let held_up = median(results[index].iter().map(|done| done.held_up.as_secs_f64()).collect());
-        let rounds = results[index].iter().zip(&results[without_a_disk]);
-        let above = median(rounds.map(|(done, other)| done.quantile(0.99) - other.quantile(0.99)).collect());
+        let above = without_a_disk.map_or_else(String::new, |nginx| {
+            let rounds = results[index].iter().zip(&results[nginx]);
+            let more = rounds.map(|(done, other)| done.quantile(0.99) - other.quantile(0.99));
+            format!("{:.0}", median(more.collect()))
+        });
         report.say(&format!(
-            "| {} | {:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {above:.0} | {steady:.0} | {:.1} % | {:.1} % |",
+            "| {} | {:.0} | {p50:.0} | {p99:.0} | {p999:.0} | {above} | {steady:.0} | {:.1} % | {:.1} % |",
             server.name,
             rates[index],
             100.0 * held_up / time.as_secs_f64(),
