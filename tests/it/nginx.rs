@@ -67,13 +67,15 @@ fn start(directory: &Path, site: &Site, identity: &TlsSite, (plain, secured): (S
         .map(|name| format!("{name}_temp_path {};\n", path(name)))
         .concat();
     let main = format!(
-        "daemon off; master_process off; pid {}; error_log stderr;\nevents {{}}\nhttp {{\n{temporary}include {};\n}}\n",
+        "daemon off; master_process off; pid {}; error_log stderr;\nevents {{}}\nhttp {{\n{temporary}access_log {};\ninclude {};\n}}\n",
         path("pid"),
+        path("access"),
         path("pixelgate.conf")
     );
     fs::write(path("nginx.conf"), main).unwrap();
     let nginx = || {
-        let mut command = Command::new("/usr/sbin/nginx");
+        let found = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"];
+        let mut command = Command::new(found.into_iter().find(|path| Path::new(path).exists()).expect(INSTALL));
         command.args(["-c", &path("nginx.conf"), "-e", &path("early")]);
         command
     };
@@ -123,6 +125,7 @@ fn the_shipped_config_tells_who_the_visitor_is_and_lets_the_gateway_s_answers_th
     assert_eq!(status, 200);
     assert_eq!(gateway.stop(), Some(0));
     drop(running);
+    assert_eq!(fs::read_to_string(directory.path().join("access")).unwrap(), "", "visitors leave no trace in its log");
     let addresses: Vec<Value> = export(&site)
         .iter()
         .map(|record| serde_json::from_str::<Value>(record).unwrap()["client_ip"].clone())
