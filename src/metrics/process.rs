@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -29,13 +30,19 @@ impl Process {
     pub fn read() -> Process {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        let max_fds = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        // Listing the directory opens one itself; where that is refused, none is left.
+        let open_fds = match fs::read_dir("/proc/self/fd") {
+            Ok(entries) => entries.count().saturating_sub(1) as u64,
+            Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => max_fds,
+            Err(_) => 0,
+        };
         Process {
             cpu_seconds: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
             resident_bytes: field(&status, "VmRSS:") * 1024,
             virtual_bytes: field(&status, "VmSize:") * 1024,
-            // Listing the directory opens one itself.
-            open_fds: fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64),
-            max_fds: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+            open_fds,
+            max_fds,
             threads: field(&status, "Threads:"),
         }
     }
