@@ -11,7 +11,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use super::client::Client;
 use super::fleet::{self, gateway_of};
 use super::forward_tls::identity_for;
-use super::gateway::{PIXEL, Site, free_address};
+use super::gateway::{PIXEL, Site, free_address, until};
 use super::load::Load;
 use super::monitoring::{Prometheus, wait_firing};
 use super::shim::Shim;
@@ -86,6 +86,19 @@ fn a_disk_that_is_slow_and_a_journal_larger_than_it_are_told() {
     wait_firing(&prometheus, &["PixelgateDiskSlow", "PixelgateSlow"], || {});
     shim.delay_syncs(0);
     assert!(load.finish().refused.is_empty());
+    // Somebody holds the registry's file.
+    let other = rusqlite::Connection::open(site.data().join(pixelgate::registry::FILE)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (token, body) = (fleet::first_token(&site), "fb_ad_account_id=9&name=a&tag=LEAD");
+    let head = format!("POST /offsitepixels HTTP/1.1\r\nHost: a\r\nAuthorization: OAuth {token}\r\n");
+    let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+    let create = format!("{head}{kind}Content-Length: {}\r\n\r\n{body}", body.len());
+    wait_firing(&prometheus, &["PixelgateManagementFails"], || {
+        let mut client = Client::connect(site.public).unwrap();
+        client.send(create.as_bytes()).unwrap();
+        assert_eq!(client.reply().unwrap().status, 503);
+    });
+    drop(other);
     assert_eq!(gateway.stop(), Some(0), "{}", site.log());
 }
 
@@ -142,9 +155,10 @@ fn records_that_kafka_refuses_or_the_disk_has_lost_are_told_and_descriptors_that
     site.reconfigure(&nowhere, &mock.bootstrap_servers());
     let gateway = site.start();
     wait_firing(&prometheus, &["PixelgateDamage", "PixelgateParked"], || {});
+    until("nothing is left to publish", || gateway.metric("journal_pending_events") == Some(0.0));
     let id = Pid::from_raw(gateway.id() as i32);
     let open = fs::read_dir(format!("/proc/{}/fd", gateway.id())).unwrap().count() as u64;
-    let limit = Rlimit { current: Some(open + 2), ..getrlimit(Resource::Nofile) };
+    let limit = Rlimit { current: Some(open + open / 6), ..getrlimit(Resource::Nofile) };
     prlimit(id, Resource::Nofile, limit).unwrap();
     wait_firing(&prometheus, &["PixelgateFewDescriptors"], || {});
     assert_eq!(gateway.stop(), Some(0), "{}", site.log());
