@@ -58,6 +58,11 @@ impl Browser {
         Browser::begin(&json!({"perfLoggingPrefs": what}))
     }
 
+    /// One that takes any certificate.
+    pub fn of_any_authority() -> Browser {
+        Browser::begin(&json!({"acceptInsecureCerts": true}))
+    }
+
     fn begin(more: &Value) -> Browser {
         let binary = BROWSERS.into_iter().find(|path| Path::new(path).exists()).expect(INSTALL);
         let mut command = Command::new("chromedriver");
@@ -79,7 +84,10 @@ impl Browser {
         options["binary"] = binary.into();
         options["args"] = arguments.into();
         let logs = if more["perfLoggingPrefs"].is_null() { json!({}) } else { json!({"performance": "ALL"}) };
-        let always = json!({"goog:chromeOptions": options, "goog:loggingPrefs": logs});
+        let takes_any = options.as_object_mut().unwrap().remove("acceptInsecureCerts").is_some();
+        let always = json!({
+            "goog:chromeOptions": options, "goog:loggingPrefs": logs, "acceptInsecureCerts": takes_any
+        });
         let wanted = json!({"capabilities": {"alwaysMatch": always}});
         let made = browser.ask("POST", "", &wanted);
         browser.session = format!("/{}", made["sessionId"].as_str().unwrap());

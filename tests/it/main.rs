@@ -89,6 +89,8 @@ mod browser_pages;
 #[cfg(feature = "e2e")]
 mod browser_privacy;
 #[cfg(feature = "e2e")]
+mod browser_tls;
+#[cfg(feature = "e2e")]
 mod browser_visits;
 #[cfg(feature = "e2e")]
 mod chart;
