@@ -142,6 +142,30 @@ pub fn command_of(pod: &Value, config: &str, dir: &Path) -> Command {
     command
 }
 
+/// Each secret of the values is a file where the program looks for it, from the key of the Secret that was named.
+fn assert_secrets(values: &[&str], pod: &Value, dir: &Path) {
+    let wanted = values.iter().map(|name| fs::read_to_string(root().join(format!("deploy/helm/values/{name}.yaml"))));
+    let wanted: Vec<Value> = wanted.flat_map(|yaml| objects(&yaml.unwrap(), dir)).collect();
+    let container = &pod["containers"][0];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let named = |value: &Value, name: &str| list(value).into_iter().find(|one| one["name"] == name).unwrap_or_default();
+    for (name, from) in wanted.iter().filter_map(|values| values["secrets"].as_object()).flatten() {
+        let directory = named(&container["volumeMounts"], "secrets")["mountPath"].clone();
+        let sources = list(&named(&pod["volumes"], "secrets")["projected"]["sources"]);
+        let source = sources.iter().map(|source| &source["secret"]).find(|source| source["name"] == from["secret"]);
+        let items = list(&source.unwrap_or_else(|| panic!("{name}: {sources:?}"))["items"]);
+        let item = items.iter().find(|item| item["key"] == from["key"]).unwrap_or_else(|| panic!("{name}: {items:?}"));
+        let path = format!("{}/{}", directory.as_str().unwrap(), item["path"].as_str().unwrap());
+        assert_eq!(named(&container["env"], &format!("{name}_FILE"))["value"], path, "{name}");
+    }
+}
+
+/// Whether all labels of a selector are among these.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let wanted = selector["matchLabels"].as_object().unwrap();
+    !wanted.is_empty() && wanted.iter().all(|(key, value)| labels[key] == *value)
+}
+
 #[test]
 fn a_pod_is_given_what_the_program_takes_and_time_enough_to_stop() {
     for (name, values) in SETS {
@@ -168,6 +192,7 @@ fn a_pod_is_given_what_the_program_takes_and_time_enough_to_stop() {
                 assert_eq!(effective["node_id"].as_str().unwrap(), format!("{prefix}edge-pixelgate-0"));
             }
             assert_eq!(pod["enableServiceLinks"], false);
+            assert_secrets(values, pod, dir.path());
             let security = (&pod["securityContext"], &pod["containers"][0]["securityContext"]);
             assert_eq!(
                 (&security.0["runAsNonRoot"], &security.1["readOnlyRootFilesystem"]),
@@ -186,8 +211,25 @@ fn a_pod_is_given_what_the_program_takes_and_time_enough_to_stop() {
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
             assert!(pod["containers"][0][probe].is_object(), "{name}: {probe}");
         }
-        assert!(pod["topologySpreadConstraints"].is_array(), "{name}: nodes are spread");
-        assert_eq!(of_kind(&objects, "PodDisruptionBudget").len(), 1, "{name}");
+        assert_spread(name, &objects);
+    }
+}
+
+/// Nodes are spread and go one at a time; Jobs don't count among them.
+fn assert_spread(name: &str, objects: &[Value]) {
+    let template = &of_kind(objects, "StatefulSet")[0]["spec"]["template"];
+    let constraints = template["spec"]["topologySpreadConstraints"].as_array().unwrap();
+    let keys: Vec<&Value> = constraints.iter().map(|constraint| &constraint["topologyKey"]).collect();
+    assert_eq!(keys, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"], "{name}");
+    let [budget] = of_kind(objects, "PodDisruptionBudget")[..] else { panic!("{name}: one budget") };
+    assert_eq!(budget["spec"]["maxUnavailable"], 1, "{name}");
+    let constraints = constraints.iter().map(|constraint| &constraint["labelSelector"]);
+    for selector in constraints.chain([&budget["spec"]["selector"]]) {
+        assert!(selects(selector, &template["metadata"]["labels"]), "{name}: {selector}");
+        for job in of_kind(objects, "Job") {
+            let labels = &job["spec"]["template"]["metadata"]["labels"];
+            assert!(labels.is_object() && !selects(selector, labels), "{name}: {selector} is a Job's, too");
+        }
     }
 }
 

@@ -143,3 +143,22 @@ fn a_parked_record_is_listed_and_retried_once_kafka_takes_it() {
     assert_eq!((&stat["parked"], &stat["published"]), (&0.into(), &9.into()), "{stat}");
     assert!(site.run(&["parked", "list"]).stdout.is_empty());
 }
+
+#[test]
+fn a_node_with_parked_records_is_not_retired() {
+    let mock = mock();
+    mock.create_topic("progress", 1, 1).unwrap();
+    let brokers = format!("\"{}\"", mock.bootstrap_servers());
+    let site = site(&brokers, &format!("progress_topic = \"progress\"\n{SMALL}"));
+    let gateway = site.start();
+    fire(&site, 1, LARGE);
+    until("it is parked", || gateway.metric("journal_parked_events") == Some(1.0));
+    assert_eq!(gateway.stop(), Some(0));
+    let output = site.run(&["journal", "publish", "--until-empty", "--retire"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("not retired: 1 events are parked here"), "{}", said(&output));
+    site.reconfigure(SMALL, "");
+    assert_eq!(figures(&site.run(&["parked", "retry"]))["delivered"], 1);
+    let output = site.run(&["journal", "publish", "--until-empty", "--retire"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}

@@ -160,7 +160,8 @@ fn only_1_3_if_so_configured() {
     let mut older = secured.trusting();
     older.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
     assert!(connect(secured.site.public, &older.build()).is_err());
-    assert_eq!(secured.connect().unwrap().get(&event("a")).unwrap().status, 200);
+    let reply = secured.connect().unwrap().get(&event("a")).unwrap();
+    assert_eq!((reply.status, reply.header("strict-transport-security")), (200, None), "nobody asked for it");
     assert_eq!(gateway.stop(), Some(0));
 }
 
