@@ -22,13 +22,21 @@ use super::tools::{root, run};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
+/// Mounts the hierarchy of cgroups, which is this machine's: once more must not change its options.
+const HIERARCHY: &str = "hierarchy() {
+        options=$(sed -n 's/^[^ ]* [^ ]* cgroup2 \\([^ ]*\\) .*/\\1/p' /proc/self/mounts | head -n 1 | tr , '\n' |
+            grep -x 'nsdelegate\\|favordynmods\\|memory_localevents\\|memory_recursiveprot' | paste -s -d , || true)
+        mount -t cgroup2 ${options:+-o $options} cgroup2 $1
+    }
+    ";
+
 /// Boots: `sh -ec BOOT sh DIRECTORY CGROUP`, in namespaces of its own. Kernel settings are not writable from within, as
-/// in a container.
+/// in a container, and nothing that it runs may touch this machine's network, modules or clock.
 const BOOT: &str = "cd $1
     mount -t overlay overlay -o lowerdir=/,upperdir=$PWD/upper,workdir=$PWD/work merged
     cd merged
     mount -t proc proc proc; mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys
-    mount -t sysfs sysfs sys -o ro; mount -t cgroup2 cgroup2 sys/fs/cgroup
+    mount -t sysfs sysfs sys -o ro; hierarchy sys/fs/cgroup
     mkdir sys/fs/cgroup/$2; echo 1 > sys/fs/cgroup/$2/cgroup.procs
     mount -t tmpfs tmpfs dev
     for name in null zero full random urandom tty; do touch dev/$name; mount --bind /dev/$name dev/$name; done
@@ -37,7 +45,8 @@ const BOOT: &str = "cd $1
     pivot_root . mnt
     umount -l mnt; mount --make-rshared /
     exec unshare --cgroup sh -ec 'umount /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
-        exec /lib/systemd/systemd --system --unit=sysinit.target --show-status=0 --log-level=warning'";
+        exec setpriv --bounding-set -net_admin,-sys_module,-sys_time,-sys_rawio --inh-caps -all \
+            /lib/systemd/systemd --system --unit=sysinit.target --show-status=0 --log-level=warning'";
 
 /// A machine that runs systemd, on an overlay's files; the network is everybody's.
 struct Machine {
@@ -53,9 +62,28 @@ impl Machine {
         let systemd = Path::new("/lib/systemd/systemd");
         assert!(systemd.exists(), "the e2e tests need systemd: apt-get install systemd");
         let cgroup = format!("pixelgate-test-{}", overlay.dir.path().file_name().unwrap().to_str().unwrap());
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--uts", "--ipc", "--propagation", "private", "--kill-child"]);
-        command.args(["sh", "-ec", BOOT, "sh"]).arg(overlay.dir.path()).arg(&cgroup);
+        for unit in ["network-online.target", "networking.service", "nftables.service", "systemd-modules-load.service"]
+        {
+            let mask = overlay.path(&format!("/etc/systemd/system/{unit}"));
+            fs::create_dir_all(mask.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink("/dev/null", mask).unwrap();
+        }
+        // Whatever ends this thread ends it, too.
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--uts",
+            "--ipc",
+            "--propagation",
+            "private",
+            "--kill-child",
+        ]);
+        command.args(["sh", "-ec", &[HIERARCHY, BOOT].concat(), "sh"]).arg(overlay.dir.path()).arg(&cgroup);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("container", "test");
         let log = fs::File::create(overlay.dir.path().join("boot.log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -102,7 +130,7 @@ impl Machine {
         String::from_utf8_lossy(&self.within(&words).output().unwrap().stdout).into_owned()
     }
 
-    /// The service's process as the tests' own system numbers it, by what it is the only one to listen on.
+    /// The service's process as the tests' own system numbers it, found by its number in the machine.
     fn process(&self) -> u32 {
         let inside = self.show("MainPID");
         let wanted = format!("\t{inside}\n");
@@ -124,12 +152,16 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.boot.kill().ok();
         self.boot.wait().ok();
-        // Empty once the last process is gone.
-        let script = "mount -t cgroup2 cgroup2 /mnt; cd /mnt
-            for try in 1 2 3 4 5 6 7 8 9; do
-                find $1 -depth -type d -exec rmdir {} + 2> /dev/null && exit; sleep 0.2
-            done";
-        Command::new("unshare").args(["--mount", "sh", "-c", script, "sh", &self.cgroup]).status().ok();
+        // Its cgroup can be removed once the last process is gone, which a slow disk may hold up.
+        let script = HIERARCHY.to_owned()
+            + "hierarchy /mnt; cd /mnt
+            for try in $(seq 300); do
+                find $1 -depth -type d -exec rmdir {} + 2> /dev/null; [ -e $1 ] || exit 0; sleep 0.2
+            done; exit 1";
+        let removed = Command::new("unshare").args(["--mount", "sh", "-c", &script, "sh", &self.cgroup]).status();
+        if !removed.is_ok_and(|status| status.success()) {
+            eprintln!("the cgroup {} is still there", self.cgroup);
+        }
     }
 }
 
