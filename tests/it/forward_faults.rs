@@ -233,14 +233,14 @@ fn a_client_that_does_not_read_loses_its_reply_and_nobody_else_s() {
         true => Act::Say(large.clone()),
         false => json("[]"),
     });
-    let site = proxy_site(&upstream, "upstream_timeout = \"1s\"");
+    let site = proxy_site(&upstream, "upstream_timeout = \"3s\"");
     let gateway = site.start();
     let mut client = Client::connect(site.public).unwrap();
     client.send(b"GET /offsitepixels/1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     until("it was asked", || !upstream.seen().is_empty());
     assert_eq!(ask(&site, GET).status, 200);
     // Longer than the limit, during which the client reads nothing.
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(7));
     assert!(client.reply().is_err(), "the reply was given up");
     assert_eq!(ask(&site, GET).status, 200);
     assert_eq!(gateway.stop(), Some(0));

@@ -280,7 +280,7 @@ pub fn free_ports(count: u16) -> u16 {
     const FIRST: u16 = 12_000;
     const COUNT: u16 = 18_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Far from where a process with the next id begins, which may run beside this one.
+    // Not where a process with the next id begins, which may run beside this one.
     let start = std::process::id().wrapping_mul(613) % u32::from(COUNT);
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(u32::from(count), Ordering::Relaxed);
