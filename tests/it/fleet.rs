@@ -177,12 +177,7 @@ fn a_foreign_authority_gets_no_reports_unless_it_is_told_to() {
     let list =
         |more: &str| Act::Say(format!("HTTP/1.1 200 OK\r\n{more}{}", with_length(r#"[{"id":"71"}]"#)).into_bytes());
     let common = "ad_accounts = [\"9\"]\nupstream_token = \"mine\"\nsync_interval = \"1s\"\n";
-    for (header, lines, told) in [
-        ("", "", false),
-        ("X-Pixelgate-Accepts: last_events\r\n", "", true),
-        ("X-Pixelgate-Accepts: last_events\r\n", "report_last_events = \"never\"", false),
-        ("", "report_last_events = \"always\"", true),
-    ] {
+    let play = |header: &'static str, lines: &str, told: bool| {
         let upstream = Upstream::start(move |_| list(header));
         let site = proxy_site(&upstream, &format!("{common}{lines}"));
         let gateway = site.start();
@@ -201,7 +196,18 @@ fn a_foreign_authority_gets_no_reports_unless_it_is_told_to() {
         assert_eq!(upstream.seen().iter().any(reports), told, "{header} {lines}");
         assert_eq!(gateway.stop(), Some(0));
         assert!(!site.log().contains("mine"), "{}", site.log());
-    }
+    };
+    // Each takes some reports' time.
+    std::thread::scope(|scope| {
+        for (header, lines, told) in [
+            ("", "", false),
+            ("X-Pixelgate-Accepts: last_events\r\n", "", true),
+            ("X-Pixelgate-Accepts: last_events\r\n", "report_last_events = \"never\"", false),
+            ("", "report_last_events = \"always\"", true),
+        ] {
+            scope.spawn(move || play(header, lines, told));
+        }
+    });
 }
 
 #[test]

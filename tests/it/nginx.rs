@@ -67,7 +67,8 @@ fn start(directory: &Path, site: &Site, identity: &TlsSite, (plain, secured): (S
         .map(|name| format!("{name}_temp_path {};\n", path(name)))
         .concat();
     let main = format!(
-        "daemon off; master_process off; pid {}; error_log stderr;\nevents {{}}\nhttp {{\n{temporary}access_log {};\ninclude {};\n}}\n",
+        "daemon off; master_process off; pid {}; error_log stderr;\nevents {{}}\n\
+         http {{\n{temporary}access_log {};\ninclude {};\n}}\n",
         path("pid"),
         path("access"),
         path("pixelgate.conf")
