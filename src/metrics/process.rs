@@ -34,7 +34,7 @@ impl Process {
         // Listing the directory opens one itself; where that is refused, none is left.
         let open_fds = match fs::read_dir("/proc/self/fd") {
             Ok(entries) => entries.count().saturating_sub(1) as u64,
-            Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => max_fds,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::MFILE) => max_fds,
             Err(_) => 0,
         };
         Process {

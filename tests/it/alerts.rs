@@ -4,8 +4,6 @@
 use std::fs;
 use std::net::TcpStream;
 
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::client::Client;
@@ -15,6 +13,7 @@ use super::gateway::{PIXEL, Site, free_address, until};
 use super::load::Load;
 use super::monitoring::{Prometheus, wait_firing};
 use super::shim::Shim;
+use super::stranded::{SMALL, mock};
 use super::tls_site::{HOST, TlsSite};
 
 #[test]
@@ -90,13 +89,9 @@ fn a_disk_that_is_slow_and_a_journal_larger_than_it_are_told() {
     let other = rusqlite::Connection::open(site.data().join(pixelgate::registry::FILE)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (token, body) = (fleet::first_token(&site), "fb_ad_account_id=9&name=a&tag=LEAD");
-    let head = format!("POST /offsitepixels HTTP/1.1\r\nHost: a\r\nAuthorization: OAuth {token}\r\n");
-    let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
-    let create = format!("{head}{kind}Content-Length: {}\r\n\r\n{body}", body.len());
     wait_firing(&prometheus, &["PixelgateManagementFails"], || {
-        let mut client = Client::connect(site.public).unwrap();
-        client.send(create.as_bytes()).unwrap();
-        assert_eq!(client.reply().unwrap().status, 503);
+        let reply = fleet::post(&site, "/offsitepixels", &token, "application/x-www-form-urlencoded", body);
+        assert_eq!(reply.status, 503);
     });
     drop(other);
     assert_eq!(gateway.stop(), Some(0), "{}", site.log());
@@ -129,13 +124,9 @@ fn events_that_wait_and_reports_and_lists_of_long_ago_are_told() {
 
 #[test]
 fn records_that_kafka_refuses_or_the_disk_has_lost_are_told_and_descriptors_that_run_out() {
-    let mock: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
-    for topic in ["pixelgate.events", "pixelgate.rejected"] {
-        mock.create_topic(topic, 1, 1).unwrap();
-    }
+    let mock = mock();
     let nowhere = free_address().to_string();
-    let small = "[kafka.client]\n\"message.max.bytes\" = \"3000\"\n\"batch.size\" = \"2500\"\n";
-    let site = Site::new(&format!("[kafka]\nbrokers = [\"{nowhere}\"]\ntransaction_timeout = \"3s\"\n{small}"));
+    let site = Site::new(&format!("[kafka]\nbrokers = [\"{nowhere}\"]\ntransaction_timeout = \"3s\"\n{SMALL}"));
     let gateway = site.start();
     let prometheus = Prometheus::impatient(site.ops);
     let mut client = Client::connect(site.public).unwrap();

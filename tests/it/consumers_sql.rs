@@ -97,7 +97,7 @@ fn clickhouse_takes_the_export_with_exact_values_and_counts_each_conversion_once
         .map(|answer| answer.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect())
         .collect();
     assert_conversions(&conversions_of(&answers[3]));
-    assert_late(&answers[4].iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
+    assert_late_rows(&answers[4]);
     let fine = &answers[5][0];
     assert_eq!((number(&fine["all"]), number(&fine["without"])), (EVENTS as u64, 2), "{text}");
     assert_eq!(
@@ -122,7 +122,7 @@ pub fn assert_lines(lines: &[&str]) {
         .map(|answer| answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
         .collect();
     assert_conversions(&conversions_of(&answers[0]));
-    assert_late(&answers[1].iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
+    assert_late_rows(&answers[1]);
 }
 
 /// 64-bit integers are numbers or, as JavaScript likes them, texts.
@@ -147,6 +147,11 @@ for statement in open("events.sql").read().split(";"):
 for row in spark.sql(open("query.sql").read()).collect():
     print("DDL", json.dumps({name: None if value is None else str(value) for name, value in row.asDict().items()}))
 "#;
+
+/// The same of rows as ClickHouse has them.
+fn assert_late_rows(rows: &[Value]) {
+    assert_late(&rows.iter().map(|day| (number(&day["late"]), number(&day["latest_s"]))).collect::<Vec<_>>());
+}
 
 /// How many were late, by day, and by how many seconds at most: all of those that were sent two hours before.
 fn assert_late(days: &[(u64, u64)]) {

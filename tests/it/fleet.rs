@@ -32,7 +32,8 @@ fn token(site: &Site, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn post(site: &Site, path: &str, token: &str, kind: &str, body: &str) -> Reply {
+/// A management call with a body of this kind.
+pub fn post(site: &Site, path: &str, token: &str, kind: &str, body: &str) -> Reply {
     let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nAuthorization: OAuth {token}\r\n");
     ask(site, &(head + &with_length(body)))
 }

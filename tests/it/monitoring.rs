@@ -219,9 +219,7 @@ fn queries() -> Vec<String> {
 fn selectors(rules: &str) -> BTreeSet<String> {
     let expressions: String = rules.lines().filter(|line| !line.contains("summary:")).collect::<Vec<_>>().join(" ");
     let selector = Regex::new(r"\b(?:pixelgate_|pixelgate:|process_)[a-z_:0-9]+(?:\{[^}]*\})?").unwrap();
-    let found = selector.find_iter(&expressions).map(|found| found.as_str().to_owned());
-    // Of the rules' own names: those without a colon are files.
-    found.collect()
+    selector.find_iter(&expressions).map(|found| found.as_str().to_owned()).collect()
 }
 
 #[test]

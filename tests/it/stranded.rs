@@ -11,13 +11,16 @@ use super::audit::balanced_stat;
 use super::client::Client;
 use super::gateway::{PIXEL, Site, free_address, until};
 
-type Mock = MockCluster<'static, DefaultProducerContext>;
+/// A cluster within this process.
+pub type Mock = MockCluster<'static, DefaultProducerContext>;
 
 /// Longer than the client may send with `SMALL`, and shorter than a request may be.
 const LARGE: usize = 4000;
-const SMALL: &str = "[kafka.client]\n\"message.max.bytes\" = \"3000\"\n\"batch.size\" = \"2500\"\n";
+/// What the client may send at most: a long event is not taken.
+pub const SMALL: &str = "[kafka.client]\n\"message.max.bytes\" = \"3000\"\n\"batch.size\" = \"2500\"\n";
 
-fn mock() -> Mock {
+/// One with the topics of a gateway.
+pub fn mock() -> Mock {
     let mock = MockCluster::new(1).unwrap();
     for topic in ["pixelgate.events", "pixelgate.rejected"] {
         mock.create_topic(topic, 1, 1).unwrap();

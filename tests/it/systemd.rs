@@ -7,20 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::audit::{CLEAN, audit, balanced_stat, export};
 use super::client::Client;
 use super::crowd::Crowd;
-use super::fleet;
 use super::gateway::{PIXEL, Site, free_address, until, until_or};
 use super::packages::{Overlay, ROOT, package, stripped};
 use super::tls_site::{self, TlsSite};
 use super::tools::{root, run};
-
-type Mock = MockCluster<'static, DefaultProducerContext>;
+use super::{fleet, stranded};
 
 /// Mounts the hierarchy of cgroups, which is this machine's: once more must not change its options.
 const HIERARCHY: &str = "hierarchy() {
@@ -133,15 +129,11 @@ impl Machine {
     /// The service's process as the tests' own system numbers it, found by its number in the machine.
     fn process(&self) -> u32 {
         let inside = self.show("MainPID");
-        let wanted = format!("\t{inside}\n");
+        let namespace = |id: u32| fs::read_link(format!("/proc/{id}/ns/pid")).ok();
         let is_it = |id: &u32| {
             let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-            let same = |name: &str| {
-                let link = |id: u32| fs::read_link(format!("/proc/{id}/ns/{name}")).ok();
-                link(*id) == link(self.init)
-            };
-            same("pid")
-                && status.lines().any(|line| format!("{line}\n").ends_with(&wanted) && line.starts_with("NSpid:"))
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            namespace(*id) == namespace(self.init) && numbers.split_whitespace().next_back() == Some(&inside)
         };
         let ids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
         ids.into_iter().find(is_it).unwrap_or_else(|| panic!("no process {inside}: {}", self.log()))
@@ -219,7 +211,7 @@ fn niceness(process: u32, name: &str) -> Vec<i32> {
 }
 
 /// A gateway of an authority, with a Kafka.
-fn settings(mock: &Mock, authority: &Site) -> String {
+fn settings(mock: &stranded::Mock, authority: &Site) -> String {
     let settings = [
         ("KAFKA__BROKERS", mock.bootstrap_servers()),
         ("KAFKA__CLIENT__COMPRESSION_TYPE", "zstd".into()),
@@ -240,10 +232,7 @@ fn the_package_serves_in_its_sandbox_and_an_upgrade_refuses_nobody() {
     let elder = authority.start();
     let token = fleet::first_token(&authority);
     let pixel = fleet::create(&authority, &token, "9", "Shoes");
-    let mock = Mock::new(1).unwrap();
-    for topic in ["pixelgate.events", "pixelgate.rejected"] {
-        mock.create_topic(topic, 1, 1).unwrap();
-    }
+    let mock = stranded::mock();
 
     let overlay = Overlay::new();
     let program = stripped(overlay.dir.path());
@@ -342,8 +331,8 @@ fn the_unit_with_a_user_that_only_exists_while_it_runs_keeps_its_events_and_rene
 
     let connector = secured.trusting().build();
     let shown = || {
-        let stream = tls_site::connect(public, &connector).unwrap();
-        stream.ssl().peer_certificate().unwrap().to_der().unwrap()
+        let client = Client::over(tls_site::connect(public, &connector).unwrap());
+        tls_site::served(&client).to_der().unwrap()
     };
     let first = shown();
     let visitors = secured.trusting().build();
